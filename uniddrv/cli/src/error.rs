@@ -1,0 +1,82 @@
+//! How the command fails: a message with its causes, a line of help, and an
+//! exit status.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use anstyle::{AnsiColor, Style};
+
+/// Exit status of an error.
+const ERROR: u8 = 1;
+/// Exit status of wrong usage; clap's own is the same.
+const USAGE: u8 = 2;
+
+/// Why a subcommand failed, and what the user can do.
+///
+/// Any error turns into one by `?`; library errors that know what helps are
+/// asked for it in [`known_help`].
+#[derive(Debug)]
+pub(crate) struct Failure {
+    error: anyhow::Error,
+    help: Option<String>,
+    status: u8,
+}
+
+impl Failure {
+    /// An error with a message of its own.
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        anyhow::Error::msg(message.into()).into()
+    }
+
+    /// Arguments that do not fit together, or a value that clap cannot judge:
+    /// exit status 2.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self {
+            status: USAGE,
+            ..Self::new(message)
+        }
+    }
+
+    /// Adds what the user can do; replaces a library's own help.
+    #[must_use]
+    pub(crate) fn with_help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Prints the failure to standard error and gives the exit status.
+    pub(crate) fn report(&self) -> ExitCode {
+        anstream::eprint!("{}", self.render());
+        ExitCode::from(self.status)
+    }
+
+    /// `error: what: because: because` and, where there is one, `help: ...`.
+    fn render(&self) -> String {
+        let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
+        let green = Style::new().bold().fg_color(Some(AnsiColor::Green.into()));
+        let mut text = format!("{red}error:{red:#} {:#}\n", self.error);
+        let help = self.help.clone().or_else(|| known_help(&self.error));
+        if let Some(help) = help {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{green}help:{green:#} {help}");
+        }
+        text
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self {
+            error: error.into(),
+            help: None,
+            status: ERROR,
+        }
+    }
+}
+
+/// The help of a library's error, wherever in the chain it stands. One line
+/// per library that has any.
+fn known_help(error: &anyhow::Error) -> Option<String> {
+    let _ = error;
+    None
+}
