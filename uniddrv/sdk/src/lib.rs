@@ -1,1 +1,49 @@
-//! Stub.
+//! The SDK of uniddrv: everything that the author of a user-space driver uses.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`address`] | how a person names a device |
+//! | [`device`] | a device: configuration space, BARs, interrupts, DMA memory |
+//! | [`window`] | register access, mapped or trapped |
+//! | [`arena`], [`dma`], [`ring`] | memory that a device may reach |
+//! | [`barrier`] | the order of memory accesses between the CPU and a device |
+//! | [`driver`], [`block`] | the traits of drivers and of the block service |
+//! | [`transport`] | what a transport provides; [`vfio`] and [`vfio_user`] do |
+//! | [`sysfs`] | PCI functions as Linux sees them; taking them and giving them back |
+//!
+//! Unsafe code lives in `mapping`, `window`, `dma`, `ring`, `sigbus`, `clock` and
+//! `vfio::ioctl` and nowhere else.
+
+pub mod address;
+pub mod arena;
+pub mod barrier;
+pub mod block;
+#[expect(unsafe_code)]
+pub mod clock;
+pub mod device;
+#[expect(unsafe_code)]
+pub mod dma;
+pub mod driver;
+pub mod interrupt;
+#[expect(unsafe_code)]
+pub mod mapping;
+#[expect(unsafe_code)]
+pub mod ring;
+#[expect(unsafe_code)]
+pub mod sigbus;
+pub mod sysfs;
+pub mod transport;
+pub mod vfio;
+pub mod vfio_user;
+#[expect(unsafe_code)]
+pub mod window;
+
+pub use address::{Address, PciAddress};
+pub use arena::Arena;
+pub use device::{Device, OpenError};
+pub use dma::{DmaBuf, DmaError};
+pub use driver::{AttachError, Driver, Match, Progress};
+pub use interrupt::{Interrupt, InterruptKind};
+pub use ring::DmaRing;
+pub use transport::{Transport, TransportError, TransportKind};
+pub use window::{Register32, Window};

@@ -1,0 +1,120 @@
+//! Memory that can be shared with devices and other processes.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+
+use crate::mapping::Mapping;
+
+/// The size of a huge page, and the granule of arenas, in bytes.
+pub const HUGE_PAGE: usize = 2 << 20;
+
+/// A memfd of a fixed size, present in memory and sealed: it can neither shrink nor grow.
+///
+/// In 2 MiB huge pages where the system has enough of them free, else in ordinary pages.
+#[derive(Debug)]
+pub struct Arena {
+    fd: OwnedFd,
+    mapping: Mapping,
+    huge: bool,
+}
+
+/// An arena that could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot make an arena of {len} bytes: {action}: {error}")]
+pub struct ArenaError {
+    len: usize,
+    action: &'static str,
+    #[source]
+    error: io::Error,
+}
+
+impl Arena {
+    /// An arena of at least `len` bytes, rounded up to whole 2 MiB, zeroed.
+    ///
+    /// # Errors
+    /// When the system has no memory (ENOMEM), no room for it, or no fd left (EMFILE).
+    pub fn new(len: usize) -> Result<Self, ArenaError> {
+        let error = |action, error: io::Error| ArenaError { len, action, error };
+        let size = len
+            .max(1)
+            .checked_next_multiple_of(HUGE_PAGE)
+            .filter(|&size| size <= isize::MAX as usize)
+            .filter(|&size| size as u64 <= available_memory())
+            .ok_or_else(|| error("reserve memory", io::ErrorKind::OutOfMemory.into()))?;
+        Self::with_pages(size, MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB, true)
+            .or_else(|_| Self::with_pages(size, MemfdFlags::empty(), false))
+            .map_err(|(action, e)| error(action, e))
+    }
+
+    fn with_pages(
+        size: usize,
+        pages: MemfdFlags,
+        huge: bool,
+    ) -> Result<Self, (&'static str, io::Error)> {
+        let fd =
+            memfd_create("uniddrv-arena", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | pages)
+                .map_err(|e| ("memfd_create", e.into()))?;
+        ftruncate(&fd, size as u64).map_err(|e| ("ftruncate", e.into()))?;
+        // MAP_POPULATE says nothing when memory runs out half way; fallocate does. Without it
+        // the first touch would end the process.
+        rustix::fs::fallocate(&fd, rustix::fs::FallocateFlags::empty(), 0, size as u64)
+            .map_err(|e| ("fallocate", e.into()))?;
+        fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+            .map_err(|e| ("seal", e.into()))?;
+        let mapping = Mapping::populated(fd.as_fd(), 0, size).map_err(|e| ("mmap", e))?;
+        Ok(Self { fd, mapping, huge })
+    }
+
+    /// Length in bytes, a multiple of 2 MiB.
+    #[expect(clippy::len_without_is_empty, reason = "an arena is never empty")]
+    pub fn len(&self) -> usize {
+        self.mapping.len()
+    }
+
+    /// Whether it lies in huge pages.
+    pub fn is_huge(&self) -> bool {
+        self.huge
+    }
+
+    /// Its file descriptor, to hand to a peer or the kernel.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// The address at which this process has it mapped, for as long as it lives.
+    pub fn base(&self) -> std::ptr::NonNull<u8> {
+        self.mapping.base()
+    }
+}
+
+/// What the system could hand out without swapping, in bytes: populating more than that would
+/// not fail but bring the out-of-memory killer.
+fn available_memory() -> u64 {
+    let kibibytes = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    });
+    kibibytes.map_or(u64::MAX, |kibibytes| kibibytes.saturating_mul(1024))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_arena_is_sealed_and_rounded_up() {
+        let arena = Arena::new(1).unwrap();
+        assert_eq!(arena.len(), HUGE_PAGE);
+        assert!(ftruncate(arena.fd(), 0).is_err());
+        assert!(ftruncate(arena.fd(), 4 * HUGE_PAGE as u64).is_err());
+    }
+
+    #[test]
+    fn an_impossible_size_is_an_error() {
+        for len in [usize::MAX, isize::MAX as usize, 1 << 50] {
+            assert!(Arena::new(len).is_err());
+        }
+    }
+}

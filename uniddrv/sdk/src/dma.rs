@@ -1,0 +1,354 @@
+//! Memory that a device may reach: where it lies for the device, and who owns it when.
+
+use std::collections::BTreeMap;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use crate::arena::{Arena, ArenaError, HUGE_PAGE};
+use crate::transport::{Transport, TransportError};
+
+/// Buffers start at multiples of this many bytes, for the CPU and for the device, and take
+/// whole multiples of it: the smallest page that NVMe and most devices know.
+pub const PAGE: usize = 4096;
+
+/// DMA memory that cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum DmaError {
+    /// The memory itself is missing.
+    #[error(transparent)]
+    Arena(#[from] ArenaError),
+    /// The transport cannot map it.
+    #[error("cannot map {len} bytes for DMA: {error}")]
+    Map {
+        /// Bytes.
+        len: usize,
+        /// What the transport said.
+        #[source]
+        error: TransportError,
+    },
+    /// No I/O virtual address is left for it.
+    #[error("no {len} bytes of free I/O virtual address space below {limit:#x}")]
+    NoAddress {
+        /// Bytes.
+        len: usize,
+        /// The highest address that the device reaches.
+        limit: u64,
+    },
+    /// A buffer of no bytes, or of more than any memory holds.
+    #[error("{0} bytes are no size of a DMA buffer")]
+    Size(usize),
+}
+
+/// The I/O virtual address space of one device and the arenas mapped in it.
+pub struct DmaSpace {
+    transport: Arc<dyn Transport>,
+    state: Mutex<SpaceState>,
+}
+
+struct SpaceState {
+    // Start and length of what is mapped, by start.
+    used: BTreeMap<u64, u64>,
+    limit: u64,
+    // Arenas that buffers are cut from. Weak: an arena lives as long as a buffer of it.
+    arenas: Vec<Weak<DmaMemory>>,
+    // The youngest is kept, so that a buffer freed and taken again maps nothing anew.
+    current: Option<Arc<DmaMemory>>,
+}
+
+/// An arena mapped for one device. Unmapped when the last buffer in it is dropped.
+pub struct DmaMemory {
+    space: Arc<DmaSpace>,
+    arena: Arc<Arena>,
+    iova: u64,
+    // Start and length of free extents, in bytes from the arena's base, by start.
+    free: Mutex<BTreeMap<usize, usize>>,
+}
+
+/// A buffer in DMA memory: at least 4 KiB aligned and contiguous for the CPU and the device.
+///
+/// It moves: whoever has the `DmaBuf` may touch the bytes. A driver takes it with a request
+/// and gives it back with the completion, so the type says who owns it. A device that writes
+/// into a buffer after it said it was done can still change its bytes (the IOMMU knows nothing
+/// of ownership): copy what must not change before checking it.
+pub struct DmaBuf {
+    base: NonNull<u8>,
+    iova: u64,
+    len: usize,
+    memory: Arc<DmaMemory>,
+}
+
+// SAFETY: a `DmaBuf` owns its bytes exclusively (the allocator hands an extent out once) and
+// keeps the arena that they lie in; any thread may hold it.
+unsafe impl Send for DmaBuf {}
+// SAFETY: `&DmaBuf` only allows reading.
+unsafe impl Sync for DmaBuf {}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change under these locks is complete before anything that can panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl DmaSpace {
+    /// The address space that `transport` offers.
+    pub fn new(transport: Arc<dyn Transport>) -> Arc<Self> {
+        let state = SpaceState {
+            used: BTreeMap::new(),
+            limit: u64::MAX,
+            arenas: Vec::new(),
+            current: None,
+        };
+        Arc::new(Self { transport, state: Mutex::new(state) })
+    }
+
+    /// From now on, only addresses that fit in `bits` bits are used.
+    pub fn limit_address_bits(&self, bits: u32) {
+        lock(&self.state).limit = u64::MAX.checked_shr(64u32.saturating_sub(bits)).unwrap_or(0);
+    }
+
+    /// Maps `arena` at an address of its own choice.
+    ///
+    /// # Errors
+    /// When no address is left or the transport refuses.
+    pub fn map(self: &Arc<Self>, arena: Arc<Arena>) -> Result<Arc<DmaMemory>, DmaError> {
+        let len = arena.len();
+        let iova = self.reserve(len)?;
+        if let Err(error) = self.transport.map_dma(&arena, iova) {
+            lock(&self.state).used.remove(&iova);
+            return Err(DmaError::Map { len, error });
+        }
+        let free = Mutex::new(BTreeMap::from([(0, len)]));
+        Ok(Arc::new(DmaMemory { space: self.clone(), arena, iova, free }))
+    }
+
+    /// A zeroed buffer of `len` bytes, from an arena that is mapped already where one has room.
+    ///
+    /// # Errors
+    /// For a length of 0, and when memory or addresses run out.
+    pub fn buffer(self: &Arc<Self>, len: usize) -> Result<DmaBuf, DmaError> {
+        if len == 0 || len > isize::MAX as usize - HUGE_PAGE {
+            return Err(DmaError::Size(len));
+        }
+        let arenas: Vec<_> = {
+            let mut state = lock(&self.state);
+            state.arenas.retain(|arena| arena.strong_count() > 0);
+            state.arenas.iter().filter_map(Weak::upgrade).collect()
+        };
+        let mut buffer = match arenas.iter().find_map(|memory| memory.buffer(len)) {
+            Some(buffer) => buffer,
+            None => {
+                let memory = self.map(Arc::new(Arena::new(len)?))?;
+                let buffer = memory.buffer(len).ok_or(DmaError::Size(len))?;
+                let mut state = lock(&self.state);
+                state.arenas.push(Arc::downgrade(&memory));
+                // The former one is dropped outside the lock: its `drop` takes it.
+                let former = state.current.replace(memory);
+                drop(state);
+                drop(former);
+                buffer
+            }
+        };
+        buffer.as_mut_slice().fill(0);
+        Ok(buffer)
+    }
+
+    /// Lets go of the arena that is kept for later buffers. An address space and its arenas
+    /// hold each other; this is how a device that is dropped ends that.
+    pub(crate) fn release(&self) {
+        let former = lock(&self.state).current.take();
+        drop(former);
+    }
+
+    fn reserve(&self, len: usize) -> Result<u64, DmaError> {
+        let limits = self.transport.dma_limits();
+        let align = limits.granule.max(HUGE_PAGE as u64);
+        let size = len as u64;
+        let mut state = lock(&self.state);
+        let limit = state.limit;
+        for range in &limits.ranges {
+            // Address 0 is left out: too many devices and programs take it for "none".
+            let mut start = *range.start().max(&align);
+            let end = (*range.end()).min(limit);
+            loop {
+                let Some(aligned) = start.checked_next_multiple_of(align) else { break };
+                let Some(last) = aligned.checked_add(size - 1).filter(|&last| last <= end) else {
+                    break;
+                };
+                // The mapping that starts last at or before our end is the one in the way.
+                match state.used.range(..=last).next_back() {
+                    Some((&used, &used_len)) if used + (used_len - 1) >= aligned => {
+                        let Some(next) = used.checked_add(used_len) else { break };
+                        start = next;
+                    }
+                    _ => {
+                        state.used.insert(aligned, size);
+                        return Ok(aligned);
+                    }
+                }
+            }
+        }
+        Err(DmaError::NoAddress { len, limit })
+    }
+}
+
+impl DmaMemory {
+    /// A buffer of `len` bytes, not cleared; nothing where there is no room for it.
+    pub fn buffer(self: &Arc<Self>, len: usize) -> Option<DmaBuf> {
+        let size = len.max(1).checked_next_multiple_of(PAGE)?;
+        let mut free = lock(&self.free);
+        let (&start, &extent) = free.iter().find(|&(_, &extent)| extent >= size)?;
+        free.remove(&start);
+        if extent > size {
+            free.insert(start + size, extent - size);
+        }
+        drop(free);
+        // SAFETY: `start` lies in the arena, which is one mapped object.
+        let base = unsafe { self.arena.base().add(start) };
+        Some(DmaBuf { base, iova: self.iova + start as u64, len, memory: self.clone() })
+    }
+
+    /// The address of the arena's first byte for the device.
+    pub fn iova(&self) -> u64 {
+        self.iova
+    }
+
+    /// The arena.
+    pub fn arena(&self) -> &Arc<Arena> {
+        &self.arena
+    }
+
+    fn give_back(&self, mut start: usize, mut size: usize) {
+        let mut free = lock(&self.free);
+        if let Some((&before, &len)) = free.range(..start).next_back()
+            && before + len == start
+        {
+            free.remove(&before);
+            start = before;
+            size += len;
+        }
+        if let Some(len) = free.remove(&(start + size)) {
+            size += len;
+        }
+        free.insert(start, size);
+    }
+}
+
+impl Drop for DmaMemory {
+    fn drop(&mut self) {
+        let len = self.arena.len() as u64;
+        match self.space.transport.unmap_dma(self.iova, len) {
+            Ok(()) => {
+                lock(&self.space.state).used.remove(&self.iova);
+            }
+            // The address stays taken: the device may still reach what was mapped there.
+            Err(error) => tracing::debug!(%error, iova = self.iova, "DMA memory stays mapped"),
+        }
+    }
+}
+
+impl DmaBuf {
+    /// Length in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "a buffer is never empty")]
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The address of its first byte for the device; a multiple of 4,096.
+    #[inline]
+    pub fn iova(&self) -> u64 {
+        self.iova
+    }
+
+    /// Its bytes.
+    #[inline]
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: the extent is ours alone in this process, initialised (a memfd is zeroed)
+        // and kept by `memory`; no driver holds it, for then it would have the `DmaBuf`.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len) }
+    }
+
+    /// Its bytes, to be written.
+    #[inline]
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as for `as_slice`, and `&mut self` makes the access exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
+    }
+
+    /// The first byte, for the queue and ring types of this crate.
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+}
+
+impl Drop for DmaBuf {
+    fn drop(&mut self) {
+        let size = self.len.max(1).next_multiple_of(PAGE);
+        self.memory.give_back((self.iova - self.memory.iova) as usize, size);
+    }
+}
+
+impl std::fmt::Debug for DmaBuf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "DmaBuf({} bytes at {:#x})", self.len, self.iova)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::fake::Fake;
+
+    #[test]
+    fn buffers_do_not_overlap_and_come_back() {
+        let space = DmaSpace::new(Arc::new(Fake::default()));
+        let mut buffers: Vec<_> = (1..=64).map(|n| space.buffer(n * 900).unwrap()).collect();
+        for (index, buffer) in buffers.iter_mut().enumerate() {
+            assert_eq!(buffer.iova() % PAGE as u64, 0);
+            assert!(buffer.as_slice().iter().all(|&byte| byte == 0));
+            buffer.as_mut_slice().fill(index as u8);
+        }
+        for (index, buffer) in buffers.iter().enumerate() {
+            assert!(buffer.as_slice().iter().all(|&byte| byte == index as u8));
+        }
+        let first = buffers[0].iova();
+        buffers.clear();
+        assert_eq!(space.buffer(HUGE_PAGE).unwrap().iova(), first);
+    }
+
+    #[test]
+    fn the_last_buffer_unmaps_its_arena() {
+        let fake = Arc::new(Fake::default());
+        let space = DmaSpace::new(fake.clone());
+        let one = space.buffer(4096).unwrap();
+        let other = space.buffer(3 * HUGE_PAGE).unwrap();
+        assert_eq!(fake.mapped().len(), 2);
+        drop(one);
+        drop(other);
+        space.release();
+        assert_eq!(fake.mapped().len(), 0);
+    }
+
+    #[test]
+    fn addresses_stay_inside_the_limits() {
+        let fake = Arc::new(Fake::with_ranges(vec![0..=0x3f_ffff, 0x60_0000..=0xff_ffff]));
+        let space = DmaSpace::new(fake);
+        let first = space.buffer(HUGE_PAGE).unwrap();
+        assert_eq!(first.iova(), 0x20_0000);
+        let second = space.buffer(HUGE_PAGE).unwrap();
+        assert_eq!(second.iova(), 0x60_0000);
+        space.limit_address_bits(23);
+        assert!(matches!(space.buffer(HUGE_PAGE), Err(DmaError::NoAddress { .. })));
+        assert!(matches!(space.buffer(0), Err(DmaError::Size(0))));
+        assert!(space.buffer(usize::MAX).is_err());
+    }
+
+    #[test]
+    fn a_refused_mapping_leaves_the_address_free() {
+        let fake = Arc::new(Fake::default());
+        let space = DmaSpace::new(fake.clone());
+        fake.refuse(true);
+        assert!(matches!(space.buffer(1), Err(DmaError::Map { .. })));
+        fake.refuse(false);
+        assert_eq!(space.buffer(1).unwrap().iova(), HUGE_PAGE as u64);
+    }
+}
