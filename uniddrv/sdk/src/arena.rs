@@ -40,7 +40,7 @@ impl Arena {
         let size = len
             .max(1)
             .checked_next_multiple_of(HUGE_PAGE)
-            .filter(|&size| size <= isize::MAX as usize)
+            .filter(|&size| isize::try_from(size).is_ok())
             .filter(|&size| size as u64 <= available_memory())
             .ok_or_else(|| error("reserve memory", io::ErrorKind::OutOfMemory.into()))?;
         Self::with_pages(size, MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB, true)

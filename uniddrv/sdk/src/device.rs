@@ -296,7 +296,7 @@ impl Bar<'_> {
             index,
             error: WindowError { offset: range.start, len, available: self.info.size },
         };
-        if len == 0 || range.end > self.info.size || range.start % 8 != 0 {
+        if len == 0 || range.end > self.info.size || !range.start.is_multiple_of(8) {
             return Err(outside());
         }
         let inside = |part: &&Range<u64>| part.start <= range.start && range.end <= part.end;

@@ -133,19 +133,18 @@ impl DmaSpace {
             state.arenas.retain(|arena| arena.strong_count() > 0);
             state.arenas.iter().filter_map(Weak::upgrade).collect()
         };
-        let mut buffer = match arenas.iter().find_map(|memory| memory.buffer(len)) {
-            Some(buffer) => buffer,
-            None => {
-                let memory = self.map(Arc::new(Arena::new(len)?))?;
-                let buffer = memory.buffer(len).ok_or(DmaError::Size(len))?;
-                let mut state = lock(&self.state);
-                state.arenas.push(Arc::downgrade(&memory));
-                // The former one is dropped outside the lock: its `drop` takes it.
-                let former = state.current.replace(memory);
-                drop(state);
-                drop(former);
-                buffer
-            }
+        let mut buffer = if let Some(buffer) = arenas.iter().find_map(|memory| memory.buffer(len)) {
+            buffer
+        } else {
+            let memory = self.map(Arc::new(Arena::new(len)?))?;
+            let buffer = memory.buffer(len).ok_or(DmaError::Size(len))?;
+            let mut state = lock(&self.state);
+            state.arenas.push(Arc::downgrade(&memory));
+            // The former one is dropped outside the lock: its `drop` takes it.
+            let former = state.current.replace(memory);
+            drop(state);
+            drop(former);
+            buffer
         };
         buffer.as_mut_slice().fill(0);
         Ok(buffer)
@@ -168,8 +167,7 @@ impl DmaSpace {
             // Address 0 is left out: too many devices and programs take it for "none".
             let mut start = *range.start().max(&align);
             let end = (*range.end()).min(limit);
-            loop {
-                let Some(aligned) = start.checked_next_multiple_of(align) else { break };
+            while let Some(aligned) = start.checked_next_multiple_of(align) {
                 let Some(last) = aligned.checked_add(size - 1).filter(|&last| last <= end) else {
                     break;
                 };

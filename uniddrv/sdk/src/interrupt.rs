@@ -44,7 +44,7 @@ impl Interrupt {
     /// What `poll` or `read` return; being interrupted by a signal counts as not signalled.
     pub fn wait(&self, timeout: Duration) -> io::Result<bool> {
         let timeout = Timespec {
-            tv_sec: timeout.as_secs().min(i64::MAX as u64) as i64,
+            tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
             tv_nsec: timeout.subsec_nanos().into(),
         };
         match poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], Some(&timeout)) {

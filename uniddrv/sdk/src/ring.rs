@@ -85,7 +85,7 @@ impl<T: FromBytes + IntoBytes + Copy> DmaRing<T> {
     /// When there is no such word.
     #[inline]
     pub fn word(&self, index: usize, offset: usize) -> u32 {
-        assert!(index < self.entries && offset % 4 == 0 && offset + 4 <= size_of::<T>());
+        assert!(index < self.entries && offset.is_multiple_of(4) && offset + 4 <= size_of::<T>());
         assert!(align_of::<T>() >= 4);
         // SAFETY: as for `read`; the word lies in the entry and is aligned.
         let word =

@@ -110,7 +110,7 @@ impl Window {
     /// When they do not lie in it, or not aligned to 8 bytes.
     pub fn mapped(mapping: Arc<Mapping>, offset: usize, len: usize) -> Result<Self, WindowError> {
         let available = mapping.len();
-        if offset % 8 != 0 || offset.checked_add(len).is_none_or(|end| end > available) {
+        if !offset.is_multiple_of(8) || offset.checked_add(len).is_none_or(|end| end > available) {
             return Err(WindowError {
                 offset: offset as u64,
                 len: len as u64,
@@ -150,7 +150,7 @@ impl Window {
     /// # Errors
     /// When it does not lie, aligned, in the window.
     pub fn register32(&self, offset: usize) -> Result<Register32, WindowError> {
-        if offset % 4 != 0 || offset.checked_add(4).is_none_or(|end| end > self.len) {
+        if !offset.is_multiple_of(4) || offset.checked_add(4).is_none_or(|end| end > self.len) {
             return Err(WindowError { offset: offset as u64, len: 4, available: self.len as u64 });
         }
         Ok(Register32 { window: self.clone(), offset })
@@ -159,7 +159,7 @@ impl Window {
     #[inline]
     fn check(&self, offset: usize, size: usize) {
         assert!(
-            offset % size == 0 && offset < self.len && size <= self.len - offset,
+            offset.is_multiple_of(size) && offset < self.len && size <= self.len - offset,
             "register of {size} bytes at {offset:#x} in a window of {:#x} bytes",
             self.len
         );
