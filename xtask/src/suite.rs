@@ -1,13 +1,146 @@
-//! `cargo xtask test`: everything that must pass.
-use std::process::ExitCode;
+//! `cargo xtask test`: everything that must pass, step by step.
 
-use anyhow::Result;
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufReader, Write};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
 use clap::Args;
+
+use crate::vm;
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
-pub(crate) struct Options {}
+pub(crate) struct Options {
+    /// Leave the virtual machine out; tests that need it are skipped if this
+    /// machine has not what it needs.
+    #[arg(long)]
+    no_vm: bool,
+}
 
-pub(crate) fn run(_: &Options) -> Result<ExitCode> {
-    Ok(ExitCode::SUCCESS)
+/// A part of the suite under a heading of its own. It fails by an error or by
+/// counting a failed test.
+struct Step {
+    heading: &'static str,
+    run: fn(&mut Tally) -> Result<()>,
+}
+
+const VIRTUAL_MACHINE: Step =
+    Step { heading: "What the virtual machine needs", run: |_| vm::prepare() };
+
+const STEPS: &[Step] = &[
+    Step { heading: "Formatting", run: |_| cargo(&["fmt", "--all", "--check"], &[]) },
+    Step { heading: "Lints", run: |_| cargo(LINTS, &[]) },
+    Step {
+        heading: "Documentation",
+        run: |_| cargo(DOCUMENTATION, &[("RUSTDOCFLAGS", "-Dwarnings")]),
+    },
+    Step {
+        heading: "Tests",
+        run: |tally| cargo_tests(&["test", "--workspace", "--no-fail-fast"], tally),
+    },
+];
+
+const LINTS: &[&str] = &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+const DOCUMENTATION: &[&str] = &["doc", "--workspace", "--no-deps"];
+
+/// Tests that passed and failed so far.
+#[derive(Debug, Default, PartialEq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+}
+
+/// Runs all steps, also after one has failed, and sums up in the last line.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let mut tally = Tally::default();
+    let first = (!options.no_vm).then_some(&VIRTUAL_MACHINE);
+    for step in first.into_iter().chain(STEPS) {
+        println!("\n== {}", step.heading);
+        let failed_before = tally.failed;
+        if let Err(error) = (step.run)(&mut tally) {
+            println!("{} failed: {error:#}", step.heading);
+            // A step whose failed tests are counted is not counted again.
+            if tally.failed == failed_before {
+                tally.failed += 1;
+            }
+        }
+    }
+    println!("\n{} passed, {} failed", tally.passed, tally.failed);
+    io::stdout().flush().context("writing the summary")?;
+    Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+    let status = cargo_command(arguments)
+        .envs(environment.iter().copied())
+        .status()
+        .context("running cargo")?;
+    if !status.success() {
+        bail!("cargo {} ended with {status}", arguments.join(" "));
+    }
+    Ok(())
+}
+
+/// Runs tests with their output passed on, and adds up cargo's summary lines.
+fn cargo_tests(arguments: &[&str], tally: &mut Tally) -> Result<()> {
+    let mut child =
+        cargo_command(arguments).stdout(Stdio::piped()).spawn().context("running cargo")?;
+    let output = child.stdout.take().context("cargo has no stdout")?;
+    for line in BufReader::new(output).split(b'\n') {
+        let mut line = line.context("reading cargo's output")?;
+        tally.add(&String::from_utf8_lossy(&line));
+        line.push(b'\n');
+        io::stdout().write_all(&line).context("passing on cargo's output")?;
+    }
+    let status = child.wait().context("waiting for cargo")?;
+    if !status.success() {
+        bail!("cargo {} ended with {status}", arguments.join(" "));
+    }
+    Ok(())
+}
+
+fn cargo_command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or(OsString::from("cargo")));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+impl Tally {
+    /// Takes note of a line such as
+    /// `test result: ok. 5 passed; 0 failed; 0 ignored; ...`.
+    fn add(&mut self, line: &str) {
+        let Some((_, counts)) =
+            line.strip_prefix("test result: ").and_then(|result| result.split_once(". "))
+        else {
+            return;
+        };
+        for count in counts.split("; ") {
+            match count.split_once(' ') {
+                Some((number, "passed")) => self.passed += number.parse().unwrap_or(0),
+                Some((number, "failed")) => self.failed += number.parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summary_lines_are_added_up() {
+        let mut tally = Tally::default();
+        for line in [
+            "running 7 tests",
+            "test result: ok. 5 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out",
+            "test result: FAILED. 3 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out",
+            "test tests::result ... ok",
+        ] {
+            tally.add(line);
+        }
+        assert_eq!(tally, Tally { passed: 8, failed: 2 });
+    }
 }

@@ -14,9 +14,18 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 
+# NVMe controllers are probed side by side and named as they come. One at a
+# time they have the same names at every boot.
+echo 0 >/sys/bus/pci/drivers_autoprobe
 while read -r module; do
     insmod "/modules/$module" || fail "loading $module failed"
 done </modules/order
+cd /sys/bus/pci/devices
+for address in 0000:00:10.0 0000:00:11.0 *; do
+    echo "$address" >/sys/bus/pci/drivers_probe
+done
+cd /
+echo 1 >/sys/bus/pci/drivers_autoprobe
 
 mount -t tmpfs -o size=75% tmpfs /rw || fail "no memory for the root's upper layer"
 mkdir /rw/upper /rw/work

@@ -147,7 +147,7 @@ fn devices(line: &mut Line) -> Result<()> {
         line.pair(
             "-device",
             format!(
-                "nvme-ns,bus=data,drive=data{namespace},nsid={namespace},\
+                "nvme-ns,bus=data,drive=data{namespace},nsid={namespace},shared=off,\
                  logical_block_size={block},physical_block_size={block}"
             ),
         );

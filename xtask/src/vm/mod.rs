@@ -31,15 +31,16 @@ pub(crate) const FAILED: u8 = 125;
 const TIMED_OUT: u8 = 124;
 
 /// What the virtual machine is made from.
-pub(crate) const PACKAGES: &[&str] = &["qemu-system-x86", "busybox-static", "kmod"];
+const PACKAGES: &[&str] = &["qemu-system-x86", "busybox-static", "kmod"];
 
 /// Options of `cargo xtask vm`.
 #[derive(Args)]
 #[command(after_help = "\
 Devices in the guest, each in an IOMMU group of its own:
-  0000:00:10.0  NVMe, serial uniddrv-data: nvme0n1 with blocks of 512 bytes,
-                nvme0n2 with 4096, 1 GiB each in memory
-  0000:00:11.0  NVMe, serial uniddrv-null: nvme1n1, 64 GiB that keep nothing
+  0000:00:10.0  nvme0, serial uniddrv-data: namespace 1 has blocks of 512
+                bytes, namespace 2 of 4096, each 1 GiB of memory (which of
+                them is nvme0n1 changes; sysfs has the nsid)
+  0000:00:11.0  nvme1, serial uniddrv-null: 64 GiB that keep nothing
   0000:00:12.0  QEMU's edu device
   0000:00:13.0  e1000e NIC, on one hub with
   0000:00:14.0  e1000e NIC
@@ -129,6 +130,14 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         ),
         Outcome::OutputClosed(error) => bail!("passing on the command's output: {error}"),
     }
+}
+
+/// Fetches all that a boot needs.
+pub(crate) fn prepare() -> Result<()> {
+    packages::ensure(PACKAGES)?;
+    let kernel = kernel::obtain()?;
+    println!("Linux {} for the guest", kernel.release);
+    Ok(())
 }
 
 fn check() -> Result<ExitCode> {

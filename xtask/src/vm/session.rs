@@ -16,7 +16,10 @@ use signal_hook::iterator::Signals;
 use super::machine::Machine;
 
 /// How many lines of the console an error shows.
-const CONSOLE_LINES: usize = 30;
+const CONSOLE_LINES: usize = 60;
+/// QEMU warns of a hub with nothing but the guest's NICs on it, which is what
+/// we want.
+const HUB_WARNING: &str = "hub 0 is not connected to host network";
 /// How often QEMU's own end is looked for.
 const GLANCE: Duration = Duration::from_millis(100);
 
@@ -172,11 +175,14 @@ impl Console {
             let mut line = Vec::new();
             while let Ok(1..) = from.read_until(b'\n', &mut line) {
                 let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+                line.clear();
+                if text.ends_with(HUB_WARNING) {
+                    continue;
+                }
                 if console.verbose {
                     eprintln!("{text}");
                 }
                 console.push(text);
-                line.clear();
             }
         })
     }

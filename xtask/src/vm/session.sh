@@ -13,7 +13,7 @@ port() {
     done
 }
 
-# The drives are probed in the background.
+# Linux looks for namespaces in the background.
 tries=0
 until [ -b /dev/nvme0n1 ] && [ -b /dev/nvme0n2 ] && [ -b /dev/nvme1n1 ]; do
     tries=$((tries + 1))
