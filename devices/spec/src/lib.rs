@@ -3,6 +3,7 @@
 //! parse.
 //!
 //! * [`nvme`]: NVM Express Base 2.0 and NVM Command Set 1.0
+//! * [`edu`]: QEMU's educational device
 //!
 //! A register, a command dword or a byte of flags is a newtype over its raw
 //! integer: `from_bits` and `bits` convert, each field has a getter and a `with_`
@@ -18,4 +19,5 @@ extern crate std;
 
 #[macro_use]
 mod bits;
+pub mod edu;
 pub mod nvme;

@@ -3,9 +3,17 @@
 //! * [`registers`]: controller registers and doorbells
 //! * [`entry`]: submission and completion queue entries
 //! * [`status`]: what a completion says of its command
+//! * [`prp`], [`sgl`]: where a command's data lies
+//! * [`io`]: commands of I/O queues
 //! * [`identify`]: what controllers and namespaces say of themselves
 
 pub mod entry;
 pub mod identify;
+pub mod io;
+pub mod prp;
 pub mod registers;
+pub mod sgl;
 pub mod status;
+
+/// The namespace identifier that means all namespaces. NVMe Base 2.0 §3.2.1.2.
+pub const BROADCAST: u32 = u32::MAX;

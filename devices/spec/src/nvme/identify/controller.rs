@@ -157,8 +157,8 @@ pub struct IdentifyController {
     pub nwpc: u8,
     /// Atomic Compare & Write Unit in logical blocks, 0's based.
     pub acwu: U16,
-    /// Copy Descriptor Formats Supported: bit n says format n.
-    pub cdfs: U16,
+    /// Optional Copy Formats Supported: bit n says format n.
+    pub ocfs: U16,
     /// SGL Support.
     pub sgls: U32,
     /// Maximum Number of Allowed Namespaces; 0 means NN.
@@ -574,7 +574,7 @@ mod tests {
             hmmaxd 336, nsetidmax 338, endgidmax 340, anatt 342, anacap 343, anagrpmax 344,
             nanagrpid 348, pels 352, domainid 356, megcap 368, sqes 512, cqes 513, maxcmd 514,
             nn 516, oncs 520, fuses 522, fna 524, vwc 525, awun 526, awupf 528, icsvscc 530,
-            nwpc 531, acwu 532, cdfs 534, sgls 536, mnan 540, maxdna 544, maxcna 560, subnqn 768,
+            nwpc 531, acwu 532, ocfs 534, sgls 536, mnan 540, maxdna 544, maxcna 560, subnqn 768,
             fabrics 1792, psd 2048, vendor_specific 3072,
         }
         assert_eq!(offset_of!(PowerState, flags), 3);
