@@ -4,12 +4,16 @@
 //! * [`entry`]: submission and completion queue entries
 //! * [`status`]: what a completion says of its command
 //! * [`prp`], [`sgl`]: where a command's data lies
+//! * [`admin`]: commands of the admin queue
 //! * [`io`]: commands of I/O queues
 //! * [`identify`]: what controllers and namespaces say of themselves
+//! * [`log`]: what log pages say
 
+pub mod admin;
 pub mod entry;
 pub mod identify;
 pub mod io;
+pub mod log;
 pub mod prp;
 pub mod registers;
 pub mod sgl;

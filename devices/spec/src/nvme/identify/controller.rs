@@ -37,7 +37,8 @@ pub struct IdentifyController {
     pub rtd3r: U32,
     /// RTD3 Entry Latency in microseconds: how long a normal shutdown may take.
     pub rtd3e: U32,
-    /// Optional Asynchronous Events Supported.
+    /// Optional Asynchronous Events Supported; see
+    /// [`AsyncEvents`](crate::nvme::admin::features::AsyncEvents).
     pub oaes: U32,
     /// Controller Attributes.
     pub ctratt: U32,
