@@ -6,6 +6,7 @@
 //! | [`host`] | what a model sees of its client: memory through a software IOMMU, interrupts |
 //! | [`config_space`] | PCI configuration space with write masks and capabilities |
 //! | [`inline`] | a model as a transport of this process |
+//! | [`edu`] | QEMU's `edu` device |
 //! | [`mod@open`] | any device by its address, models included |
 //!
 //! A model believes nothing that its client says: rings, registers and memory are copied once
@@ -15,12 +16,14 @@
 #![forbid(unsafe_code)]
 
 pub mod config_space;
+pub mod edu;
 pub mod host;
 pub mod inline;
 pub mod model;
 pub mod open;
 
 pub use config_space::ConfigSpace;
+pub use edu::Edu;
 pub use host::{ClientMemory, DmaFault, Host, Interrupts};
 pub use inline::Inline;
 pub use model::{Model, ModelBar, SharedPart};

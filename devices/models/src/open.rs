@@ -1,10 +1,15 @@
 //! Any device by its address, models included.
 
+use std::sync::Arc;
+
 use uniddrv::address::ModelAddress;
 use uniddrv::{Address, Device};
 
+use crate::edu::{self, Edu};
+use crate::inline::Inline;
+
 /// The kinds of models.
-pub const KINDS: &[&str] = &[];
+pub const KINDS: &[&str] = &["edu"];
 
 /// A device that cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +25,15 @@ pub enum OpenError {
         /// The kind that it names.
         kind: String,
     },
+    /// A parameter of the edu model that cannot be.
+    #[error("cannot open {address}: {error}")]
+    Edu {
+        /// The address.
+        address: Address,
+        /// What is wrong with it.
+        #[source]
+        error: edu::ParameterError,
+    },
 }
 
 /// Opens the device at `address`: a model inside this process, or anything that
@@ -34,5 +48,36 @@ pub fn open(address: &Address) -> Result<Device, OpenError> {
 }
 
 fn open_model(address: &Address, model: &ModelAddress) -> Result<Device, OpenError> {
-    Err(OpenError::Kind { address: address.clone(), kind: model.kind.clone() })
+    match model.kind.as_str() {
+        "edu" => {
+            let model = Edu::with_parameters(&model.parameters)
+                .map_err(|error| OpenError::Edu { address: address.clone(), error })?;
+            Ok(Device::new(Arc::new(Inline::new(model)), address.clone()))
+        }
+        kind => Err(OpenError::Kind { address: address.clone(), kind: kind.to_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_opened_by_its_address() {
+        let device = open(&"model:edu?fault=dma".parse().unwrap()).unwrap();
+        assert_eq!(device.identity().unwrap().device, uniddrv_spec::edu::DEVICE);
+    }
+
+    #[test]
+    fn what_cannot_be_opened_says_why() {
+        for (address, says) in [
+            ("model:cpu", "there are: "),
+            ("model:edu?size=1G", "no parameter `size`"),
+            ("model:edu?fault=all", "no fault `all`"),
+            ("vhost-user:/nowhere", "virtio"),
+        ] {
+            let text = open(&address.parse().unwrap()).err().unwrap().to_string();
+            assert!(text.contains(address) && text.contains(says), "{text}");
+        }
+    }
 }
