@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
+use uniddrv::sysfs;
 
 /// Exit status of an error.
 const ERROR: u8 = 1;
@@ -30,11 +31,8 @@ impl Failure {
 
     /// Arguments that do not fit together, or a value that clap cannot judge:
     /// exit status 2.
-    pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Self {
-            status: USAGE,
-            ..Self::new(message)
-        }
+    pub(crate) fn usage(error: impl Into<anyhow::Error>) -> Self {
+        Self { status: USAGE, ..error.into().into() }
     }
 
     /// Adds what the user can do; replaces a library's own help.
@@ -66,17 +64,12 @@ impl Failure {
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self {
-            error: error.into(),
-            help: None,
-            status: ERROR,
-        }
+        Self { error: error.into(), help: None, status: ERROR }
     }
 }
 
 /// The help of a library's error, wherever in the chain it stands. One line
 /// per library that has any.
 fn known_help(error: &anyhow::Error) -> Option<String> {
-    let _ = error;
-    None
+    error.chain().find_map(|cause| cause.downcast_ref::<sysfs::Error>()?.help())
 }

@@ -38,13 +38,7 @@ struct Global {
 
     /// Read and write /sys, /proc, /run, /etc and /dev below this folder.
     /// For tests and for containers that see the machine's tree elsewhere.
-    #[arg(
-        long,
-        global = true,
-        hide = true,
-        value_name = "DIR",
-        default_value = "/"
-    )]
+    #[arg(long, global = true, hide = true, value_name = "DIR", default_value = "/")]
     root: PathBuf,
 }
 
@@ -62,10 +56,7 @@ fn main() -> ExitCode {
         // Help and version are "errors" with exit status 0; wrong usage is 2.
         Err(error) => error.exit(),
     };
-    let context = Context {
-        root: cli.global.root,
-        out: Output::new(cli.global.json),
-    };
+    let context = Context { root: cli.global.root, out: Output::new(cli.global.json) };
     match cli.command.run(&context) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

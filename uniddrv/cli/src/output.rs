@@ -1,6 +1,7 @@
 //! Standard output: JSON, tables and styled text. Colours go away where
 //! standard output is no terminal or `NO_COLOR` is set.
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use anstyle::Style;
@@ -22,12 +23,6 @@ impl Output {
         Self { json }
     }
 
-    /// Whether the user asked for JSON; nothing else may then go to standard
-    /// output.
-    pub(crate) fn is_json(&self) -> bool {
-        self.json
-    }
-
     /// Prints `value` as JSON where that was asked for, else what `text` gives.
     pub(crate) fn data<T: Serialize>(
         &self,
@@ -37,22 +32,21 @@ impl Output {
         if self.json {
             let mut line = serde_json::to_string_pretty(value)?;
             line.push('\n');
-            self.text(&line)
+            self::text(&line)
         } else {
-            self.text(&text())
+            self::text(&text())
         }
     }
+}
 
-    /// Prints text that may hold styles, as it is (no newline is added).
-    pub(crate) fn text(&self, text: &str) -> Result<(), Failure> {
-        let stdout = anstream::stdout();
-        finish(write_all(stdout, text.as_bytes()))
-    }
+/// Prints text that may hold styles, as it is (no newline is added).
+pub(crate) fn text(text: &str) -> Result<(), Failure> {
+    finish(write_all(anstream::stdout(), text.as_bytes()))
+}
 
-    /// Prints bytes as they are: a script, a page.
-    pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
-        finish(write_all(io::stdout(), bytes))
-    }
+/// Prints bytes as they are: a script, a page.
+pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
+    finish(write_all(io::stdout(), bytes))
 }
 
 fn write_all(mut to: impl Write, bytes: &[u8]) -> io::Result<()> {
@@ -79,9 +73,7 @@ pub(crate) struct Table {
 impl Table {
     /// A table with these headings.
     pub(crate) fn new(headings: &[&str]) -> Self {
-        Self {
-            rows: vec![headings.iter().map(|&heading| heading.into()).collect()],
-        }
+        Self { rows: vec![headings.iter().map(|&heading| heading.into()).collect()] }
     }
 
     /// Adds a row; cells beyond the headings are dropped, missing ones empty.
@@ -109,7 +101,8 @@ impl Table {
             }
             let line = line.trim_end();
             if number == 0 {
-                text.push_str(&format!("{HEADING}{line}{HEADING:#}\n"));
+                // Writing to a string cannot fail.
+                let _ = writeln!(text, "{HEADING}{line}{HEADING:#}");
             } else {
                 text.push_str(line);
                 text.push('\n');

@@ -4,7 +4,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use crate::error::Failure;
-use crate::{Cli, Context};
+use crate::{Cli, output};
 
 /// Print the completion script of a shell
 ///
@@ -17,9 +17,9 @@ pub(crate) struct Completions {
 }
 
 impl Completions {
-    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+    pub(crate) fn run(self) -> Result<(), Failure> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "uniddrv", &mut script);
-        context.out.bytes(&script)
+        output::bytes(&script)
     }
 }

@@ -7,7 +7,7 @@ use clap::CommandFactory;
 use clap_mangen::Man as Page;
 
 use crate::error::Failure;
-use crate::{Cli, Context};
+use crate::{Cli, output};
 
 /// Print the manual page, or write all manual pages to a folder
 #[derive(Debug, clap::Args)]
@@ -18,12 +18,12 @@ pub(crate) struct Man {
 }
 
 impl Man {
-    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+    pub(crate) fn run(self) -> Result<(), Failure> {
         let command = Cli::command();
         let Some(folder) = self.output else {
             let mut page = Vec::new();
             Page::new(command).render(&mut page)?;
-            return context.out.bytes(&page);
+            return output::bytes(&page);
         };
         std::fs::create_dir_all(&folder)
             .with_context(|| format!("cannot create the folder {}", folder.display()))?;

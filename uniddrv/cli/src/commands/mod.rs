@@ -1,7 +1,11 @@
 //! The subcommands: one file and one line of [`Command`] each.
 
+mod bind;
 mod completions;
+mod doctor;
+mod list;
 mod man;
+mod unbind;
 
 use crate::Context;
 use crate::error::Failure;
@@ -9,6 +13,10 @@ use crate::error::Failure;
 /// What `uniddrv` is asked to do.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
+    List(list::List),
+    Bind(bind::Bind),
+    Unbind(unbind::Unbind),
+    Doctor(doctor::Doctor),
     Completions(completions::Completions),
     Man(man::Man),
 }
@@ -17,8 +25,12 @@ impl Command {
     /// Runs the subcommand.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
-            Self::Completions(command) => command.run(context),
-            Self::Man(command) => command.run(context),
+            Self::List(command) => command.run(context),
+            Self::Bind(command) => command.run(context),
+            Self::Unbind(command) => command.run(context),
+            Self::Doctor(command) => command.run(context),
+            Self::Completions(command) => command.run(),
+            Self::Man(command) => command.run(),
         }
     }
 }

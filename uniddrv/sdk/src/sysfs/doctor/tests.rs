@@ -74,6 +74,16 @@ fn the_device_node_must_be_there() {
     let tree = Tree::new();
     assert!(mend(&tree, "/dev/vfio/vfio").contains("modprobe"));
     tree.write("dev/vfio/vfio", "");
+    assert_eq!(check(&tree, "/dev/vfio/vfio"), Check::ok("/dev/vfio/vfio", "accessible"));
+}
+
+#[test]
+fn the_device_node_may_come_with_the_module() {
+    let tree = Tree::new();
+    tree.remove("sys/bus/pci/drivers/vfio-pci");
+    assert_eq!(check(&tree, "/dev/vfio/vfio").state, State::Missing);
+    tree.write("proc/sys/kernel/osrelease", "6.1.0\n");
+    tree.write("lib/modules/6.1.0/modules.dep", "kernel/drivers/vfio/pci/vfio-pci.ko:\n");
     assert_eq!(check(&tree, "/dev/vfio/vfio").state, State::Ok);
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use super::{Check, Sysfs};
+use super::{Check, State, Sysfs};
 use crate::sysfs::{VFIO_PCI, tree};
 
 /// Memory to lock below which a driver's arenas may not fit.
@@ -107,7 +107,12 @@ impl Sysfs {
                 format!("sudo chmod 666 {name} (it gives no access to devices by itself)"),
             ),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Check::missing(name, "not there", "sudo modprobe vfio-pci vfio_iommu_type1")
+                if self.check_vfio_pci().state == State::Ok
+                    && !self.driver_folder(VFIO_PCI).exists()
+                {
+                    return Check::ok(name, "not there yet: it comes with vfio-pci");
+                }
+                Check::missing(name, "not there", "sudo modprobe -a vfio-pci vfio_iommu_type1")
             }
             Err(error) => Check::missing(
                 name,
