@@ -1,0 +1,87 @@
+//! Telling the controller that a ring has moved on.
+
+use uniddrv::barrier::{publish_then_ask, publish_to_device};
+use uniddrv::{DmaRing, Register32};
+
+/// One doorbell: the register, and its shadow in memory where the controller offers shadow
+/// doorbells. NVMe PCIe Transport 1.0 §3.1.2, Base 2.0 §B.5.
+pub(crate) struct Doorbell {
+    register: Register32,
+    shadow: Option<Shadow>,
+}
+
+/// An entry of the shadow doorbell buffer and of the event index buffer beside it.
+pub(crate) struct Shadow {
+    pub(crate) doorbells: std::sync::Arc<ShadowBuffers>,
+    pub(crate) index: usize,
+    /// The value that was written last.
+    pub(crate) last: u16,
+}
+
+/// The two pages that Doorbell Buffer Config hands to the controller.
+pub(crate) struct ShadowBuffers {
+    /// What the host would have written into the doorbells.
+    pub(crate) values: DmaRing<u32>,
+    /// How far the controller wants to be left alone.
+    pub(crate) events: DmaRing<u32>,
+}
+
+impl Doorbell {
+    pub(crate) fn new(register: Register32) -> Self {
+        Self { register, shadow: None }
+    }
+
+    /// From now on, or no longer, through shadow doorbells.
+    pub(crate) fn set_shadow(&mut self, shadow: Option<Shadow>) {
+        self.shadow = shadow;
+    }
+
+    /// Publishes all queue entries written before, and the new value of the ring's index.
+    #[inline]
+    pub(crate) fn ring(&mut self, value: u16) {
+        publish_to_device();
+        if let Some(shadow) = &mut self.shadow {
+            shadow.doorbells.values.write(shadow.index, u32::from(value).to_le());
+            publish_then_ask();
+            let event = u32::from_le(shadow.doorbells.events.read(shadow.index)) as u16;
+            let asked = wants_event(event, value, shadow.last);
+            shadow.last = value;
+            if !asked {
+                return;
+            }
+        }
+        self.register.write(u32::from(value));
+    }
+
+    /// Like [`ring`](Self::ring), and writes the register whatever the shadow says: the admin
+    /// queue's rule, and that of a queue whose controller may have missed a value.
+    pub(crate) fn ring_register(&mut self, value: u16) {
+        publish_to_device();
+        if let Some(shadow) = &mut self.shadow {
+            shadow.doorbells.values.write(shadow.index, u32::from(value).to_le());
+            shadow.last = value;
+        }
+        self.register.write(u32::from(value));
+    }
+}
+
+/// Whether moving from `old` to `new` passes the index after which the controller asked for a
+/// doorbell. Base 2.0 §B.5, as virtio's event index.
+#[inline]
+fn wants_event(event: u16, new: u16, old: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wants_event;
+
+    #[test]
+    fn an_event_is_wanted_when_its_index_is_passed() {
+        assert!(wants_event(5, 6, 5));
+        assert!(wants_event(5, 9, 4));
+        assert!(!wants_event(5, 5, 4));
+        assert!(!wants_event(5, 8, 6));
+        assert!(!wants_event(9, 5, 4));
+    }
+}

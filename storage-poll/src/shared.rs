@@ -1,0 +1,220 @@
+//! What the controller object and its I/O queues share, on whatever threads they are.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use uniddrv::{Device, Window};
+use uniddrv_spec::nvme::admin::Abort;
+use uniddrv_spec::nvme::registers::{
+    Cap, Csts, DOORBELLS, completion_doorbell, submission_doorbell,
+};
+
+use crate::admin::Admin;
+use crate::doorbell::{Doorbell, Shadow};
+use crate::error::ControllerError;
+use crate::options::Options;
+
+/// The life of a controller, in one word that queues compare with what they last saw: the
+/// phase in the low bits, above them how often it was reset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct State(u32);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// I/O goes on.
+    Running,
+    /// The controller is being stopped and brought up again.
+    Resetting,
+    /// For ever: it was removed, or cannot be brought up again.
+    Gone,
+}
+
+impl State {
+    pub(crate) const fn phase(self) -> Phase {
+        match self.0 & 3 {
+            0 => Phase::Running,
+            1 => Phase::Resetting,
+            _ => Phase::Gone,
+        }
+    }
+
+    const fn with_phase(self, phase: Phase) -> Self {
+        Self(self.0 & !3 | phase as u32)
+    }
+
+    const fn after_reset(self) -> Self {
+        Self((self.0 & !3).wrapping_add(4))
+    }
+}
+
+/// What the controller can do, as checked when it was attached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) cap: Cap,
+    /// Page size in bytes.
+    pub(crate) page: usize,
+    /// Bytes.
+    pub(crate) max_transfer: usize,
+    pub(crate) sgl: bool,
+    pub(crate) shadow_doorbells: bool,
+    /// Asynchronous event requests that it takes at once, 0's based.
+    pub(crate) event_requests: u8,
+    /// Whether commands of the NVM Command Set are chosen alone (0) or with all others.
+    pub(crate) css: u8,
+}
+
+pub(crate) struct Shared {
+    /// The admin queue: whoever holds it may create queues and reset the controller.
+    admin: Mutex<Admin>,
+    pub(crate) registers: Window,
+    doorbells: Window,
+    state: AtomicU32,
+    lost: Mutex<Option<String>>,
+    pub(crate) limits: Limits,
+    pub(crate) options: Options,
+    /// Goes last, when nothing points into its registers and memory any more.
+    pub(crate) device: Device,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        device: Device,
+        admin: Admin,
+        registers: Window,
+        doorbells: Window,
+        limits: Limits,
+        options: Options,
+    ) -> Self {
+        Self {
+            admin: Mutex::new(admin),
+            registers,
+            doorbells,
+            state: AtomicU32::new(Phase::Resetting as u32),
+            lost: Mutex::new(None),
+            limits,
+            options,
+            device,
+        }
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.device.address().to_string()
+    }
+
+    #[inline]
+    pub(crate) fn state(&self) -> State {
+        State(self.state.load(Ordering::Acquire))
+    }
+
+    /// Queues keep their hands off from here on.
+    pub(crate) fn enter_reset(&self) {
+        let state = self.state().with_phase(Phase::Resetting);
+        self.state.store(state.0, Ordering::Release);
+    }
+
+    /// The controller runs, with no I/O queue: each queue attaches itself anew.
+    pub(crate) fn enter_running(&self) {
+        let state = self.state().after_reset().with_phase(Phase::Running);
+        self.state.store(state.0, Ordering::Release);
+    }
+
+    /// The controller is given up: its DMA is stopped, and requests end with an error.
+    pub(crate) fn lose(&self, reason: &str) {
+        // Before any queue gives a buffer back: a controller that did not stop must not reach
+        // it any more.
+        if self.device.lost().is_none()
+            && let Err(error) = self.device.set_bus_master(false)
+        {
+            tracing::warn!(%error, "bus mastering stays on");
+        }
+        tracing::error!(address = %self.device.address(), reason, "controller lost");
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.get_or_insert_with(|| reason.to_owned());
+        drop(lost);
+        self.state.store(self.state().with_phase(Phase::Gone).0, Ordering::Release);
+    }
+
+    pub(crate) fn gone(&self) -> ControllerError {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let reason = lost.clone().or_else(|| self.device.lost());
+        ControllerError::Gone {
+            address: self.address(),
+            reason: reason.unwrap_or_else(|| "it was never brought up".to_owned()),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Admin> {
+        // A panic under this lock is a defect of this crate; what the admin queue holds is
+        // consistent between any two calls on it.
+        self.admin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn csts(&self) -> Csts {
+        Csts::from_bits(self.registers.read32(Csts::OFFSET))
+    }
+
+    /// Why the device is gone, as far as its transport knows.
+    pub(crate) fn removal(&self) -> String {
+        self.device.lost().unwrap_or_else(|| "its registers read as all ones".to_owned())
+    }
+
+    /// The doorbells of queue `id`. Nothing where the BAR does not hold them.
+    pub(crate) fn doorbells(&self, id: u16) -> Option<(Doorbell, Doorbell)> {
+        doorbells(&self.doorbells, self.limits.cap, id)
+    }
+
+    /// Resets the controller unless that was done since the state `seen`. Every command on its
+    /// way ends with an error, once its queue is polled.
+    pub(crate) fn reset(&self, seen: State, why: &str) {
+        let mut admin = self.lock();
+        if self.state() == seen {
+            admin.reset(self, why);
+        }
+    }
+
+    /// Asks the controller to end a command. That it agreed does not mean that it ended.
+    pub(crate) fn abort(&self, queue: u16, cid: u16) -> Result<(), ControllerError> {
+        let entry = Abort { sqid: queue, cid }.to_entry();
+        self.lock().execute(self, "Abort", entry, None)?;
+        Ok(())
+    }
+
+    /// The shadows of these doorbells, where the controller uses shadows and its page of them
+    /// reaches this far.
+    pub(crate) fn shadows(&self, admin: &Admin, id: u16) -> (Option<Shadow>, Option<Shadow>) {
+        let dstrd = self.limits.cap.dstrd();
+        let shadow = |offset: usize| {
+            let doorbells = admin.shadow_buffers()?.clone();
+            let index = (offset - DOORBELLS) / size_of::<u32>();
+            (index < doorbells.values.len()).then_some(Shadow { doorbells, index, last: 0 })
+        };
+        (shadow(submission_doorbell(id, dstrd)), shadow(completion_doorbell(id, dstrd)))
+    }
+}
+
+/// The doorbells of queue `id` in the window that starts with the first one: of its submission
+/// and of its completion ring. Nothing where the window does not hold them.
+pub(crate) fn doorbells(window: &Window, cap: Cap, id: u16) -> Option<(Doorbell, Doorbell)> {
+    let at = |offset: usize| window.register32(offset - DOORBELLS).ok().map(Doorbell::new);
+    let tail = at(submission_doorbell(id, cap.dstrd()))?;
+    let head = at(completion_doorbell(id, cap.dstrd()))?;
+    Some((tail, head))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_changes_the_state_and_a_phase_does_not_hide_it() {
+        let first = State(0);
+        assert_eq!(first.phase(), Phase::Running);
+        let resetting = first.with_phase(Phase::Resetting);
+        assert_eq!(resetting.phase(), Phase::Resetting);
+        let second = resetting.after_reset().with_phase(Phase::Running);
+        assert_eq!(second.phase(), Phase::Running);
+        assert_ne!(first, second);
+        assert_eq!(second.with_phase(Phase::Gone).phase(), Phase::Gone);
+        assert_eq!(State(u32::MAX & !3).after_reset(), State(0));
+    }
+}

@@ -1,0 +1,137 @@
+//! The commands on their way, by command identifier.
+
+use uniddrv::DmaBuf;
+
+/// A command on its way.
+pub(crate) struct Slot {
+    /// The identifier that it went out with; what the last one had, when free.
+    cid: u16,
+    busy: bool,
+    /// Whether an abort was sent for it.
+    pub(crate) abort_sent: bool,
+    /// The tick of its queue's clock in which it was submitted, or the abort was sent.
+    pub(crate) tick: u32,
+    /// What the submitter calls it.
+    pub(crate) tag: u64,
+    /// Its data.
+    pub(crate) buffer: Option<DmaBuf>,
+}
+
+/// A fixed number of slots. The low bits of a command identifier are the slot's index; the
+/// high bits count its uses, so that a completion that comes twice or late finds nobody.
+pub(crate) struct Slots {
+    slots: Box<[Slot]>,
+    free: Vec<u16>,
+    index_mask: u16,
+}
+
+impl Slots {
+    /// `count` free slots, 1 to 32,768.
+    pub(crate) fn new(count: u16) -> Self {
+        let slot = |index| Slot {
+            cid: index,
+            busy: false,
+            abort_sent: false,
+            tick: 0,
+            tag: 0,
+            buffer: None,
+        };
+        Self {
+            slots: (0..count).map(slot).collect(),
+            free: (0..count).rev().collect(),
+            index_mask: (count.next_power_of_two() - 1).max(1),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// How many are busy.
+    #[inline]
+    pub(crate) fn in_flight(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.free.is_empty()
+    }
+
+    /// Fills a free slot. Its index and command identifier; the buffer back when none is free.
+    #[inline]
+    pub(crate) fn take(
+        &mut self,
+        tick: u32,
+        tag: u64,
+        buffer: Option<DmaBuf>,
+    ) -> Result<(usize, u16), Option<DmaBuf>> {
+        let Some(index) = self.free.pop() else { return Err(buffer) };
+        let slot = &mut self.slots[usize::from(index)];
+        slot.cid = slot.cid.wrapping_add(self.index_mask.wrapping_add(1));
+        slot.busy = true;
+        slot.abort_sent = false;
+        slot.tick = tick;
+        slot.tag = tag;
+        slot.buffer = buffer;
+        Ok((usize::from(index), slot.cid))
+    }
+
+    /// Frees the slot whose command has this identifier; nothing where there is none.
+    #[inline]
+    pub(crate) fn release(&mut self, cid: u16) -> Option<(u64, Option<DmaBuf>)> {
+        let index = cid & self.index_mask;
+        let slot = self.slots.get_mut(usize::from(index))?;
+        if slot.cid != cid || !slot.busy {
+            return None;
+        }
+        slot.busy = false;
+        self.free.push(index);
+        Some((slot.tag, slot.buffer.take()))
+    }
+
+    /// The busy slots with their identifiers.
+    pub(crate) fn busy(&mut self) -> impl Iterator<Item = (u16, &mut Slot)> {
+        self.slots.iter_mut().filter(|slot| slot.busy).map(|slot| (slot.cid, slot))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_released_once() {
+        let mut slots = Slots::new(3);
+        let (index, cid) = slots.take(0, 7, None).unwrap();
+        assert!(index < 3);
+        assert_eq!(slots.in_flight(), 1);
+        assert_eq!(slots.release(cid).unwrap().0, 7);
+        assert!(slots.release(cid).is_none(), "released twice");
+        assert_eq!(slots.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_late_completion_finds_nobody() {
+        let mut slots = Slots::new(4);
+        let (_, first) = slots.take(0, 1, None).unwrap();
+        slots.release(first).unwrap();
+        let (_, second) = slots.take(0, 2, None).unwrap();
+        assert_ne!(first, second);
+        assert!(slots.release(first).is_none());
+        assert_eq!(slots.release(second).unwrap().0, 2);
+    }
+
+    #[test]
+    fn any_identifier_is_harmless() {
+        for count in [1, 2, 3, 31, 32, 1023, 32768] {
+            let mut slots = Slots::new(count);
+            while slots.take(0, 9, None).is_ok() {}
+            assert!(slots.is_full());
+            let released = (0..=u16::MAX).filter(|&cid| slots.release(cid).is_some()).count();
+            assert_eq!(released, usize::from(count));
+            assert_eq!(slots.in_flight(), 0);
+        }
+    }
+}
