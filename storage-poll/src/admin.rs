@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use uniddrv::{DmaBuf, DmaRing, Interrupt};
+use uniddrv::{DmaBuf, DmaWords, Interrupt};
 use uniddrv_spec::nvme::admin::queue::{CompletionQueueDword11, SubmissionQueueDword11};
 use uniddrv_spec::nvme::admin::{
     AsyncEvent, CreateIoCompletionQueue, CreateIoSubmissionQueue, DeleteIoCompletionQueue,
@@ -208,10 +208,8 @@ impl Admin {
         let index = self.queues.iter().position(|exists| !exists)?;
         self.queues[index] = true;
         // Vector 0 belongs to the admin queue.
-        let free = self.vectors.iter_mut().enumerate().skip(1);
-        let vector = free
-            .filter_map(|(vector, interrupt)| Some((vector as u16, interrupt.take()?)))
-            .next();
+        let mut free = self.vectors.iter_mut().enumerate().skip(1);
+        let vector = free.find_map(|(vector, interrupt)| Some((vector as u16, interrupt.take()?)));
         Some((index as u16 + 1, vector))
     }
 
@@ -268,11 +266,7 @@ impl Admin {
     }
 
     /// Deletes the queue `id`: afterwards the controller does not touch its rings and buffers.
-    pub(crate) fn delete_queue(
-        &mut self,
-        shared: &Shared,
-        id: u16,
-    ) -> Result<(), ControllerError> {
+    pub(crate) fn delete_queue(&mut self, shared: &Shared, id: u16) -> Result<(), ControllerError> {
         let entry = DeleteIoSubmissionQueue { qid: id }.to_entry();
         self.execute(shared, "Delete I/O Submission Queue", entry, None)?;
         let entry = DeleteIoCompletionQueue { qid: id }.to_entry();
@@ -309,12 +303,8 @@ impl Admin {
     /// created from here on use them.
     pub(crate) fn use_shadow_doorbells(&mut self, shared: &Shared) -> Result<(), ControllerError> {
         let page = shared.limits.page;
-        let ring = || {
-            let buffer = shared.device.dma_buffer(page)?;
-            DmaRing::<u32>::new(buffer, page / size_of::<u32>())
-                .map_err(|_| uniddrv::DmaError::Size(page))
-        };
-        let buffers = ShadowBuffers { values: ring()?, events: ring()? };
+        let words = || shared.device.dma_buffer(page).map(DmaWords::new);
+        let buffers = ShadowBuffers { values: words()?, events: words()? };
         let config = DoorbellBufferConfig {
             shadow: buffers.values.iova(),
             event_index: buffers.events.iova(),

@@ -116,6 +116,9 @@ fn wait(
 /// NVMe Base 2.0 §3.6.1.
 pub(crate) fn shut_down(shared: &Shared, limit: Duration) -> Result<(), ControllerError> {
     let cc = Cc::from_bits(shared.registers.read32(Cc::OFFSET));
+    if !cc.en() || !shared.csts().rdy() {
+        return Ok(());
+    }
     shared.registers.write32(Cc::OFFSET, cc.with_shn(Cc::SHN_NORMAL).bits());
     let start = Instant::now();
     loop {

@@ -22,6 +22,9 @@ use crate::shared::{self, Limits, Phase, Shared};
 
 /// The class code of an NVM Express I/O controller. PCIe Transport 1.0 §3.8.
 pub const CLASS: u32 = 0x01_08_02;
+/// How long a shutdown may take when the controller does not say, and at most.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+const LONGEST_SHUTDOWN: Duration = Duration::from_secs(30);
 /// Bytes in an Identify structure.
 const IDENTIFY: usize = 4096;
 
@@ -79,23 +82,18 @@ impl Controller {
             sgl: false,
             shadow_doorbells: false,
             event_requests: 0,
+            shutdown: SHUTDOWN,
             css,
         };
         let (tail, head) = shared::doorbells(&doorbells, cap, 0)
             .ok_or_else(|| claim("BAR 0 does not hold the admin queue's doorbells".into()))?;
-        let shape = Shape {
-            depth: DEPTH,
-            max_entries: 4096,
-            max_transfer: page,
-            page,
-            sgl: false,
-        };
+        let shape = Shape { depth: DEPTH, max_entries: 4096, max_transfer: page, page, sgl: false };
         let pair = QueuePair::new(&device, shape, tail, head)?;
         let vectors = vectors(&device, &options)?;
         let admin = Admin::new(pair, vectors);
         let mut shared = Shared::new(device, admin, registers, doorbells, limits, options);
-        let (version, identity) = bring_up_and_identify(&mut shared)
-            .map_err(|error| attach_error(error, &shared))?;
+        let (version, identity) =
+            bring_up_and_identify(&mut shared).map_err(|error| attach_error(error, &shared))?;
         let mut controller = Self {
             shared: Arc::new(shared),
             version,
@@ -103,9 +101,7 @@ impl Controller {
             namespaces: Vec::new(),
             events: Vec::new(),
         };
-        controller
-            .rescan()
-            .map_err(|error| attach_error(error, &controller.shared))?;
+        controller.rescan().map_err(|error| attach_error(error, &controller.shared))?;
         Ok(controller)
     }
 
@@ -276,7 +272,7 @@ impl Controller {
             for nsid in list.iter() {
                 // The list rises and stays below the number of namespaces: also what ends this.
                 if nsid <= active.last().copied().unwrap_or(0) || nsid > most {
-                    return Err(self.malformed(format!(
+                    return Err(self.malformed(&format!(
                         "its list of active namespaces has {nsid} after {:?}, and it has at most \
                          {most}",
                         active.last()
@@ -305,7 +301,7 @@ impl Controller {
     ) -> Result<T, ControllerError> {
         let buffer = self.shared.device.dma_buffer(IDENTIFY)?;
         let executed = self.execute(name, command.to_entry(), Some(buffer))?;
-        parse(executed.data()).ok_or_else(|| self.malformed(format!("{name}: too short")))
+        parse(executed.data()).ok_or_else(|| self.malformed(&format!("{name}: too short")))
     }
 
     /// What happened since this was last asked: errors, health, changed namespaces.
@@ -371,8 +367,8 @@ impl Controller {
         ControllerError::Unsupported { address: self.shared.address(), reason }
     }
 
-    pub(crate) fn malformed(&self, claim: String) -> ControllerError {
-        ControllerError::Malformed { address: self.shared.address(), claim }
+    pub(crate) fn malformed(&self, claim: &str) -> ControllerError {
+        malformed(&self.shared, claim)
     }
 }
 
@@ -406,14 +402,9 @@ fn bring_up_and_identify(
     bring_up::start(shared, &mut admin)?;
     let entry = Identify::controller().to_entry();
     let limit = shared.options.admin_timeout;
-    let executed =
-        admin.try_execute(shared, "Identify: controller", entry, Some(buffer), limit)?;
-    let malformed = |claim: String| ControllerError::Malformed {
-        address: shared.address(),
-        claim,
-    };
+    let executed = admin.try_execute(shared, "Identify: controller", entry, Some(buffer), limit)?;
     let identity: IdentifyController = parse(executed.data())
-        .ok_or_else(|| malformed("Identify: controller: too short".into()))?;
+        .ok_or_else(|| malformed(shared, "Identify: controller: too short"))?;
     drop(admin);
     let page = shared.limits.page;
     let most = shared.options.max_transfer.max(page);
@@ -426,15 +417,22 @@ fn bring_up_and_identify(
     shared.limits.shadow_doorbells =
         shared.options.shadow_doorbells && identity.oacs().doorbell_buffer();
     shared.limits.event_requests = identity.aerl;
+    // RTD3E, or a usual time where it is not told.
+    let told = Duration::from_micros(identity.rtd3e.get().into());
+    shared.limits.shutdown = if told.is_zero() { SHUTDOWN } else { told.min(LONGEST_SHUTDOWN) };
     let shared = &*shared;
     let mut admin = shared.lock();
     bring_up::configure(shared, &mut admin)?;
     if admin.granted() == 0 {
-        return Err(malformed("it granted no I/O queue that its BAR has doorbells for".into()));
+        return Err(malformed(shared, "it granted no I/O queue that BAR 0 has doorbells for"));
     }
     drop(admin);
     shared.enter_running();
     Ok((version, Box::new(identity)))
+}
+
+fn malformed(shared: &Shared, claim: &str) -> ControllerError {
+    ControllerError::Malformed { address: shared.address(), claim: claim.to_owned() }
 }
 
 fn attach_error(error: ControllerError, shared: &Shared) -> AttachError {
@@ -452,6 +450,8 @@ fn attach_error(error: ControllerError, shared: &Shared) -> AttachError {
         ControllerError::Gone { reason, .. } => {
             AttachError::Device { address, claim: format!("it is gone: {reason}") }
         }
-        ControllerError::Unsupported { reason, .. } => AttachError::Device { address, claim: reason },
+        ControllerError::Unsupported { reason, .. } => {
+            AttachError::Device { address, claim: reason }
+        }
     }
 }

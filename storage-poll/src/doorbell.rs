@@ -1,7 +1,7 @@
 //! Telling the controller that a ring has moved on.
 
 use uniddrv::barrier::{publish_then_ask, publish_to_device};
-use uniddrv::{DmaRing, Register32};
+use uniddrv::{DmaWords, Register32};
 
 /// One doorbell: the register, and its shadow in memory where the controller offers shadow
 /// doorbells. NVMe PCIe Transport 1.0 §3.1.2, Base 2.0 §B.5.
@@ -21,9 +21,9 @@ pub(crate) struct Shadow {
 /// The two pages that Doorbell Buffer Config hands to the controller.
 pub(crate) struct ShadowBuffers {
     /// What the host would have written into the doorbells.
-    pub(crate) values: DmaRing<u32>,
+    pub(crate) values: DmaWords,
     /// How far the controller wants to be left alone.
-    pub(crate) events: DmaRing<u32>,
+    pub(crate) events: DmaWords,
 }
 
 impl Doorbell {
@@ -41,9 +41,9 @@ impl Doorbell {
     pub(crate) fn ring(&mut self, value: u16) {
         publish_to_device();
         if let Some(shadow) = &mut self.shadow {
-            shadow.doorbells.values.write(shadow.index, u32::from(value).to_le());
+            shadow.doorbells.values.store(shadow.index, u32::from(value));
             publish_then_ask();
-            let event = u32::from_le(shadow.doorbells.events.read(shadow.index)) as u16;
+            let event = shadow.doorbells.events.load(shadow.index) as u16;
             let asked = wants_event(event, value, shadow.last);
             shadow.last = value;
             if !asked {
@@ -58,7 +58,7 @@ impl Doorbell {
     pub(crate) fn ring_register(&mut self, value: u16) {
         publish_to_device();
         if let Some(shadow) = &mut self.shadow {
-            shadow.doorbells.values.write(shadow.index, u32::from(value).to_le());
+            shadow.doorbells.values.store(shadow.index, u32::from(value));
             shadow.last = value;
         }
         self.register.write(u32::from(value));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use uniddrv_spec::nvme::admin::FormatNvm;
-pub use uniddrv_spec::nvme::admin::namespace::SecureErase;
+use uniddrv_spec::nvme::admin::namespace::SecureErase;
 
 use crate::controller::Controller;
 use crate::error::ControllerError;

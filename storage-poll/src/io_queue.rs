@@ -78,8 +78,7 @@ impl IoQueue {
         vector: Option<(u16, Interrupt)>,
         state: State,
     ) -> Self {
-        let tick = (shared.options.timeout / TICKS)
-            .clamp(Duration::from_millis(1), LONGEST_TICK);
+        let tick = (shared.options.timeout / TICKS).clamp(Duration::from_millis(1), LONGEST_TICK);
         let grace = shared.options.admin_timeout.as_nanos().div_ceil(tick.as_nanos());
         let period = clock::to_ticks(tick);
         let most = clock::to_ticks(shared.options.spin);

@@ -1,8 +1,7 @@
 //! Log pages. NVMe Base 2.0 §5.16.1.
 
-pub use uniddrv_spec::nvme::log::{
-    ChangedNamespaceList, CommandsSupportedAndEffects, ErrorInformation, FirmwareSlot, SmartHealth,
-};
+pub use uniddrv_spec::nvme::identify::NamespaceList;
+pub use uniddrv_spec::nvme::log::{CommandsEffects, ErrorInformation, FirmwareSlots, SmartHealth};
 
 use uniddrv_spec::nvme::admin::{GetLogPage, LogId};
 use zerocopy::FromBytes;
@@ -40,7 +39,7 @@ impl Controller {
     ///
     /// # Errors
     /// When the controller does not answer, or with an error status.
-    pub fn firmware_log(&self) -> Result<FirmwareSlot, ControllerError> {
+    pub fn firmware_log(&self) -> Result<FirmwareSlots, ControllerError> {
         self.log_page(LogId::FIRMWARE_SLOT, ALL)
     }
 
@@ -48,7 +47,7 @@ impl Controller {
     ///
     /// # Errors
     /// When the controller does not answer, or with an error status.
-    pub fn changed_namespaces(&self) -> Result<ChangedNamespaceList, ControllerError> {
+    pub fn changed_namespaces(&self) -> Result<NamespaceList, ControllerError> {
         self.log_page(LogId::CHANGED_NAMESPACES, ALL)
     }
 
@@ -56,13 +55,13 @@ impl Controller {
     ///
     /// # Errors
     /// When the controller does not answer, or with an error status.
-    pub fn command_effects(&self) -> Result<Box<CommandsSupportedAndEffects>, ControllerError> {
-        self.log_page(LogId::COMMANDS_SUPPORTED_AND_EFFECTS, 0).map(Box::new)
+    pub fn command_effects(&self) -> Result<Box<CommandsEffects>, ControllerError> {
+        self.log_page(LogId::COMMANDS_EFFECTS, 0).map(Box::new)
     }
 
     fn log_page<T: FromBytes>(&self, id: LogId, nsid: u32) -> Result<T, ControllerError> {
         let bytes = self.log(id, nsid, size_of::<T>())?;
-        parse(&bytes).ok_or_else(|| self.malformed(format!("log page {id}: too short")))
+        parse(&bytes).ok_or_else(|| self.malformed(&format!("log page {id}: too short")))
     }
 
     fn log(&self, id: LogId, nsid: u32, len: usize) -> Result<Vec<u8>, ControllerError> {

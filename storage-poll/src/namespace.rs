@@ -90,13 +90,11 @@ impl Namespace {
         controller: &IdentifyController,
         max_transfer: usize,
     ) -> Result<Self, NamespaceError> {
-        let format = said
-            .format()
-            .ok_or(NamespaceError::Format { nsid, format: said.flbas.format() })?;
+        let format =
+            said.format().ok_or(NamespaceError::Format { nsid, format: said.flbas.format() })?;
         let block_shift = u32::from(format.lbads);
-        let block_size = 1usize.checked_shl(block_shift).filter(|&size| {
-            (512..=max_transfer).contains(&size)
-        });
+        let block_size =
+            1usize.checked_shl(block_shift).filter(|&size| (512..=max_transfer).contains(&size));
         let block_size = block_size.ok_or(NamespaceError::BlockSize {
             nsid,
             lbads: format.lbads,

@@ -78,9 +78,10 @@ impl QueuePair {
         self.unknown
     }
 
+    /// Whether a completion waits to be reaped.
     #[inline]
-    pub(crate) fn is_full(&self) -> bool {
-        self.slots.is_full()
+    pub(crate) fn pending(&self) -> bool {
+        self.rings.pending()
     }
 
     /// Appends a command that moves the first `len` bytes of `buffer`; `len` is at most the

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use uniddrv::{Device, Window};
 use uniddrv_spec::nvme::admin::Abort;
@@ -10,6 +11,7 @@ use uniddrv_spec::nvme::registers::{
 };
 
 use crate::admin::Admin;
+use crate::bring_up;
 use crate::doorbell::{Doorbell, Shadow};
 use crate::error::ControllerError;
 use crate::options::Options;
@@ -59,6 +61,8 @@ pub(crate) struct Limits {
     pub(crate) shadow_doorbells: bool,
     /// Asynchronous event requests that it takes at once, 0's based.
     pub(crate) event_requests: u8,
+    /// How long a normal shutdown may take.
+    pub(crate) shutdown: Duration,
     /// Whether commands of the NVM Command Set are chosen alone (0) or with all others.
     pub(crate) css: u8,
 }
@@ -192,6 +196,19 @@ impl Shared {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if self.state().phase() == Phase::Gone {
+            return;
+        }
+        let stopped =
+            bring_up::shut_down(self, self.limits.shutdown).and_then(|()| bring_up::stop(self));
+        if let Err(error) = stopped {
+            tracing::warn!(%error, "the controller was left without a proper shutdown");
+        }
+    }
+}
+
 /// The doorbells of queue `id` in the window that starts with the first one: of its submission
 /// and of its completion ring. Nothing where the window does not hold them.
 pub(crate) fn doorbells(window: &Window, cap: Cap, id: u16) -> Option<(Doorbell, Doorbell)> {
@@ -215,6 +232,6 @@ mod tests {
         assert_eq!(second.phase(), Phase::Running);
         assert_ne!(first, second);
         assert_eq!(second.with_phase(Phase::Gone).phase(), Phase::Gone);
-        assert_eq!(State(u32::MAX & !3).after_reset(), State(0));
+        assert_eq!(State(!3).after_reset(), State(0));
     }
 }

@@ -44,6 +44,6 @@ pub use device::{Device, OpenError};
 pub use dma::{DmaBuf, DmaError};
 pub use driver::{AttachError, Driver, Match, Progress};
 pub use interrupt::{Interrupt, InterruptKind};
-pub use ring::DmaRing;
+pub use ring::{DmaRing, DmaWords};
 pub use transport::{Transport, TransportError, TransportKind};
 pub use window::{Register32, Window};

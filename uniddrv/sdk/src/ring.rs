@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -101,6 +102,64 @@ impl<T: FromBytes + IntoBytes + Copy> DmaRing<T> {
     }
 }
 
+/// 32-bit little-endian words in DMA memory that several threads and the device share, such as
+/// shadow doorbells: each access is one atomic load or store.
+pub struct DmaWords {
+    base: NonNull<AtomicU32>,
+    entries: usize,
+    buffer: DmaBuf,
+}
+
+// SAFETY: the words are only accessed atomically, from whatever thread, and the buffer that
+// they lie in is owned.
+unsafe impl Send for DmaWords {}
+// SAFETY: as above.
+unsafe impl Sync for DmaWords {}
+
+impl DmaWords {
+    /// All whole words of `buffer`, with what they hold.
+    pub fn new(buffer: DmaBuf) -> Self {
+        Self { base: buffer.base().cast(), entries: buffer.len() / size_of::<u32>(), buffer }
+    }
+
+    /// The address of the first word for the device.
+    pub fn iova(&self) -> u64 {
+        self.buffer.iova()
+    }
+
+    /// How many words there are.
+    #[expect(clippy::len_without_is_empty, reason = "there is no use for none")]
+    pub fn len(&self) -> usize {
+        self.entries
+    }
+
+    /// Reads the word `index`.
+    ///
+    /// # Panics
+    /// When there is no such word.
+    #[inline]
+    pub fn load(&self, index: usize) -> u32 {
+        u32::from_le(self.word(index).load(Ordering::Relaxed))
+    }
+
+    /// Writes the word `index`.
+    ///
+    /// # Panics
+    /// When there is no such word.
+    #[inline]
+    pub fn store(&self, index: usize, value: u32) {
+        self.word(index).store(value.to_le(), Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn word(&self, index: usize) -> &AtomicU32 {
+        assert!(index < self.entries);
+        // SAFETY: the word lies in the buffer, page-aligned and kept by `self`; an atomic may
+        // be shared with anything, also with a device that writes it.
+        unsafe { self.base.add(index).as_ref() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -120,6 +179,15 @@ mod tests {
         assert_eq!(ring.word(511, 4), 7);
         ring.clear();
         assert_eq!(ring.read(511), 0);
+    }
+
+    #[test]
+    fn words_are_stored_and_loaded() {
+        let space = DmaSpace::new(Arc::new(Fake::default()));
+        let words = DmaWords::new(space.buffer(4096).unwrap());
+        assert_eq!(words.len(), 1024);
+        words.store(1023, 7);
+        assert_eq!((words.load(1022), words.load(1023)), (0, 7));
     }
 
     #[test]
