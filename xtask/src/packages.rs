@@ -89,6 +89,7 @@ fn plan(packages: &[&str]) -> Vec<String> {
         matched.push("--allow-downgrades".to_owned());
         matched.push(format!("qemu-utils={version}"));
         if simulates(&matched) {
+            eprintln!("qemu-utils moves to version {version}, the one that fits the rest of QEMU");
             return matched;
         }
     }

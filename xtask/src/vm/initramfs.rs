@@ -101,7 +101,8 @@ fn command_script(options: &Options) -> Result<Vec<u8>> {
             script.push(b'\n');
         }
     }
-    script.extend_from_slice(b"exec");
+    // The command runs as root, whoever called.
+    script.extend_from_slice(b"export PATH=\"$PATH:/usr/sbin:/sbin\"\nexec");
     for word in &options.command {
         script.push(b' ');
         script.extend(quoted(word));
