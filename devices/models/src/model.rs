@@ -22,8 +22,10 @@ pub struct ModelBar<'a> {
 pub struct SharedPart<'a> {
     /// Where it lies in the BAR.
     pub range: Range<u64>,
-    /// The memfd; its byte 0 is the first byte of `range`.
-    pub fd: BorrowedFd<'a>,
+    /// A memfd laid out as the BAR is: its byte `range.start` is the first byte of `range`, and
+    /// what lies before may be a hole. (A region of vfio-user has one file offset, that of the
+    /// BAR's first byte.)
+    pub file: BorrowedFd<'a>,
 }
 
 /// A software device: one PCI function.
