@@ -4,6 +4,7 @@
 //!
 //! * [`nvme`]: NVM Express Base 2.0 and NVM Command Set 1.0
 //! * [`edu`]: QEMU's educational device
+//! * [`pci`]: configuration space of PCI and PCI Express
 //!
 //! A register, a command dword or a byte of flags is a newtype over its raw
 //! integer: `from_bits` and `bits` convert, each field has a getter and a `with_`
@@ -21,3 +22,4 @@ extern crate std;
 mod bits;
 pub mod edu;
 pub mod nvme;
+pub mod pci;
