@@ -121,15 +121,15 @@ pub fn decode(raw: &[u32; COUNT]) -> [Option<Bar>; COUNT] {
 /// reads as after all ones were written to it; `None` where there is no BAR, or the
 /// device claims a size that is not a power of two.
 pub fn size(low: u32, high: Option<u32>) -> Option<u64> {
-    let mask = match Bar::parse(low, high)? {
-        _ if low == 0 => return None,
-        Bar::Memory32 { address, .. } => u64::from(address) | (0xffff_ffff << 32),
-        Bar::Memory64 { address, .. } => address,
+    let bar = Bar::parse(low, high)?;
+    let unwritable = match bar {
+        _ if bar.address() == 0 => return None,
+        Bar::Memory64 { .. } => 0,
         // A device may leave the upper 16 bits of an I/O register at 0.
-        Bar::Io { address } if address >> 16 == 0 => u64::from(address) | (0xffff_ffff_ffff << 16),
-        Bar::Io { address } => u64::from(address) | (0xffff_ffff << 32),
+        Bar::Io { address } if address >> 16 == 0 => 0xffff_ffff_ffff_0000,
+        Bar::Memory32 { .. } | Bar::Io { .. } => 0xffff_ffff_0000_0000,
     };
-    let size = mask.wrapping_neg();
+    let size = (bar.address() | unwritable).wrapping_neg();
     size.is_power_of_two().then_some(size)
 }
 
@@ -189,10 +189,9 @@ mod tests {
         assert_eq!(size(0xffff_ffe1, None), Some(32));
         assert_eq!(size(0x0000_ffe1, None), Some(32));
         assert_eq!(size(0, None), None);
-        assert_eq!(
-            size(0xfff1_0000, None),
-            Some(0xf_0000).filter(|size: &u64| size.is_power_of_two())
-        );
+        assert_eq!(size(0xfff1_0000, None), None);
+        assert_eq!(size(8, None), None);
+        assert_eq!(size(1, None), None);
         assert_eq!(size(0x0000_0004, Some(0)), None);
     }
 
