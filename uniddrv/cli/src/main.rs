@@ -7,6 +7,7 @@
 mod commands;
 mod error;
 mod output;
+mod signals;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

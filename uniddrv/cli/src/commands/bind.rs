@@ -1,16 +1,13 @@
 //! `uniddrv bind ADDRESS...`.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-
 use anyhow::Context as _;
 use serde::Serialize;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use uniddrv::sysfs::{BindOptions, Bound, Error, Sysfs};
 use uniddrv::{Address, PciAddress};
 
 use crate::Context;
 use crate::error::Failure;
+use crate::signals::stop_flag;
 
 /// Take devices from Linux and give them to vfio-pci
 ///
@@ -69,11 +66,7 @@ impl Bind {
             let steps = sysfs.plan_bind(&addresses, &options)?;
             return context.out.data(&steps, || lines(&steps));
         }
-        let stop = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            signal_hook::flag::register(signal, Arc::clone(&stop))
-                .context("cannot handle signals")?;
-        }
+        let stop = stop_flag()?;
         let bound = sysfs.bind(&addresses, &options, &stop)?;
         let devices: Vec<Device> = bound.iter().map(Device::from).collect();
         context.out.data(&devices, || {

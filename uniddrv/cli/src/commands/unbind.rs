@@ -6,6 +6,7 @@ use uniddrv::sysfs::{Sysfs, UnbindOptions, Unbound};
 use super::bind::resolve;
 use crate::Context;
 use crate::error::Failure;
+use crate::signals::stop_flag;
 
 /// Give a device back to the Linux driver that it came from
 ///
@@ -33,6 +34,8 @@ impl Unbind {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let sysfs = Sysfs::new(&context.root);
         let address = resolve(&sysfs, &self.address, "unbind")?;
+        // An unbind is completed: half way, no driver has the device.
+        let _completed = stop_flag()?;
         let unbound = sysfs.unbind(address, UnbindOptions { force: self.force })?;
         let text = match &unbound {
             Unbound::GivenBack { driver: Some(driver) } => {

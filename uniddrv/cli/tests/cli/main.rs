@@ -1,0 +1,6 @@
+//! The `uniddrv` command as its users run it: arguments in; exit status, text
+//! and JSON out.
+
+mod devices;
+mod support;
+mod usage;
