@@ -13,8 +13,7 @@ use crate::vm;
 /// Options of `cargo xtask test`.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Leave the virtual machine out; tests that need it are skipped if this
-    /// machine has not what it needs.
+    /// Leave the virtual machine out: nothing is installed for it.
     #[arg(long)]
     no_vm: bool,
 }
@@ -26,22 +25,23 @@ struct Step {
     run: fn(&mut Tally) -> Result<()>,
 }
 
-const VIRTUAL_MACHINE: Step =
+/// Before the others: tests of theirs boot it, too.
+const PREPARATION: Step =
     Step { heading: "What the virtual machine needs", run: |_| vm::prepare() };
 
 const STEPS: &[Step] = &[
     Step { heading: "Formatting", run: |_| cargo(&["fmt", "--all", "--check"], &[]) },
     Step { heading: "Lints", run: |_| cargo(LINTS, &[]) },
-    Step {
-        heading: "Documentation",
-        run: |_| cargo(DOCUMENTATION, &[("RUSTDOCFLAGS", "-Dwarnings")]),
-    },
-    Step {
-        heading: "Tests",
-        run: |tally| cargo_tests(&["test", "--workspace", "--no-fail-fast"], tally),
-    },
+    Step { heading: "Documentation", run: |_| cargo(DOCUMENTATION, WARNINGS_ARE_ERRORS) },
+    Step { heading: "Tests", run: |tally| cargo_tests(TESTS, tally) },
 ];
 
+const VM_STEPS: &[Step] =
+    &[Step { heading: "Tests in the virtual machine", run: |tally| guest_tests(VM_TESTS, tally) }];
+
+const TESTS: &[&str] = &["test", "--workspace", "--no-fail-fast"];
+const VM_TESTS: &[&str] = &["test", "--package", "uniddrv-tests", "--test", "vm"];
+const WARNINGS_ARE_ERRORS: &[(&str, &str)] = &[("RUSTDOCFLAGS", "-Dwarnings")];
 const LINTS: &[&str] = &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
 const DOCUMENTATION: &[&str] = &["doc", "--workspace", "--no-deps"];
 
@@ -55,8 +55,12 @@ struct Tally {
 /// Runs all steps, also after one has failed, and sums up in the last line.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let mut tally = Tally::default();
-    let first = (!options.no_vm).then_some(&VIRTUAL_MACHINE);
-    for step in first.into_iter().chain(STEPS) {
+    let steps = if options.no_vm {
+        STEPS.iter().collect::<Vec<_>>()
+    } else {
+        [&PREPARATION].into_iter().chain(STEPS).chain(VM_STEPS).collect()
+    };
+    for step in steps {
         println!("\n== {}", step.heading);
         let failed_before = tally.failed;
         if let Err(error) = (step.run)(&mut tally) {
@@ -99,6 +103,17 @@ fn cargo_tests(arguments: &[&str], tally: &mut Tally) -> Result<()> {
         bail!("cargo {} ended with {status}", arguments.join(" "));
     }
     Ok(())
+}
+
+/// Runs tests with this program's `vm` as cargo's runner: a boot for each test
+/// program.
+fn guest_tests(arguments: &[&str], tally: &mut Tally) -> Result<()> {
+    let program = env::current_exe().context("finding this program")?;
+    let program = program.to_str().context("this program's path is not UTF-8")?;
+    let runner = serde_json::to_string(&[program, "vm", "--"])?;
+    let configuration = format!("target.'cfg(all())'.runner={runner}");
+    let arguments = [arguments, &["--config", &configuration]].concat();
+    cargo_tests(&arguments, tally)
 }
 
 fn cargo_command(arguments: &[&str]) -> Command {

@@ -102,7 +102,7 @@ fn command_script(options: &Options) -> Result<Vec<u8>> {
         }
     }
     // The command runs as root, whoever called.
-    script.extend_from_slice(b"export PATH=\"$PATH:/usr/sbin:/sbin\"\nexec");
+    script.extend_from_slice(b"export UNIDDRV_VM=1 PATH=\"$PATH:/usr/sbin:/sbin\"\nexec");
     for word in &options.command {
         script.push(b' ');
         script.extend(quoted(word));

@@ -45,8 +45,8 @@ Devices in the guest, each in an IOMMU group of its own:
   0000:00:13.0  e1000e NIC, on one hub with
   0000:00:14.0  e1000e NIC
 
-The command runs as root in the current folder with the current environment,
-and stdin is empty. Its exit status becomes this task's; 124 means that the
+The command runs as root in the current folder with the current environment
+and UNIDDRV_VM set; stdin is empty. Its exit status becomes this task's; 124 means that the
 time was up, 125 that the virtual machine failed.")]
 pub(crate) struct Options {
     /// Memory of the guest.

@@ -1,0 +1,75 @@
+//! The NVMe driver on QEMU's controller through VFIO, with Linux's driver as
+//! the judge of what is on the drive.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use storage_poll::{Controller, NamespaceQueue};
+use uniddrv::block::{BlockQueue, Operation, Request};
+use uniddrv::{DmaBuf, Driver};
+
+use super::{DATA, block_device, guest, pattern};
+
+/// Where the test's data begin, and how many bytes they are.
+const START: u64 = 8 << 20;
+const LENGTH: usize = 1 << 20;
+
+#[test]
+fn linux_reads_what_we_wrote_and_we_read_what_linux_wrote() {
+    let Some(guest) = guest() else { return };
+    for nsid in [1, 2] {
+        let file = File::options().write(true).open(block_device(DATA, nsid)).unwrap();
+        file.write_all_at(&pattern(u64::from(nsid), LENGTH), START).unwrap();
+        file.sync_all().unwrap();
+    }
+
+    let controller = Controller::attach(guest.take(DATA)).unwrap();
+    for nsid in [1, 2] {
+        let mut queue = controller.block_queue(nsid, 8).unwrap();
+        let block = u64::from(queue.info().block_size);
+        let step = LENGTH.min(queue.info().max_transfer as usize);
+        let read = |lba| Operation::Read { lba };
+        let write = |lba| Operation::Write { lba, fua: false };
+        let (from_linux, ours) =
+            (pattern(u64::from(nsid), LENGTH), pattern(100 + u64::from(nsid), LENGTH));
+        for offset in (0..LENGTH).step_by(step) {
+            let lba = (START + offset as u64) / block;
+            let part = offset..LENGTH.min(offset + step);
+            let mut buffer = controller.device().dma_buffer(part.len()).unwrap();
+            buffer = execute(&mut queue, read(lba), Some(buffer)).unwrap();
+            assert_eq!(buffer.as_slice(), &from_linux[part.clone()], "namespace {nsid}, {part:?}");
+            buffer.as_mut_slice().copy_from_slice(&ours[part]);
+            execute(&mut queue, write(lba), Some(buffer));
+        }
+        execute(&mut queue, Operation::Flush, None);
+    }
+    drop(controller);
+
+    guest.give_back(DATA);
+    for nsid in [1, 2] {
+        let mut bytes = vec![0; LENGTH];
+        let file = File::open(block_device(DATA, nsid)).unwrap();
+        file.read_exact_at(&mut bytes, START).unwrap();
+        assert!(bytes == pattern(100 + u64::from(nsid), LENGTH), "namespace {nsid}");
+    }
+}
+
+/// One request, from beginning to end; gives its buffer back.
+fn execute(
+    queue: &mut NamespaceQueue,
+    operation: Operation,
+    buffer: Option<DmaBuf>,
+) -> Option<DmaBuf> {
+    let accepted = queue.submit(Request { operation, buffer, tag: 1 });
+    assert!(accepted.is_ok(), "{:?}", accepted.err().map(|(error, _)| error));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut ended = None;
+    while ended.is_none() {
+        assert!(Instant::now() < deadline, "{operation:?} did not end within 30 s");
+        queue.poll(|completion| ended = Some(completion));
+    }
+    let completion = ended.unwrap();
+    assert!(completion.result.is_ok(), "{operation:?}: {:?}", completion.result);
+    completion.buffer
+}
