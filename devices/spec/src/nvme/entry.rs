@@ -5,7 +5,7 @@ use core::fmt;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 bits! {
-    /// Command Dword 0. NVMe Base 2.0 Figure 86.
+    /// Command Dword 0. NVMe Base 2.0 §3.3.3.1.
     pub struct Cdw0(u32);
     /// Opcode.
     opc / with_opc = [7:0] u8;
@@ -26,7 +26,7 @@ impl Cdw0 {
     pub const PSDT_SGL_METADATA: u8 = 2;
 }
 
-/// Submission queue entry, 64 bytes. NVMe Base 2.0 Figure 87.
+/// Submission queue entry, 64 bytes. NVMe Base 2.0 §3.3.3.1.
 ///
 /// Held as it lies in memory: little-endian on every machine.
 #[derive(Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -216,7 +216,7 @@ impl fmt::Debug for SubmissionEntry {
 }
 
 bits! {
-    /// Completion queue entry, Dword 2. NVMe Base 2.0 Figure 90.
+    /// Completion queue entry, Dword 2. NVMe Base 2.0 §3.3.3.2.
     pub struct CompletionDword2(u32);
     /// Submission Queue Head Pointer.
     sqhd / with_sqhd = [15:0] u16;
@@ -226,7 +226,7 @@ bits! {
 
 bits! {
     /// Completion queue entry, Dword 3: the one that the controller writes last.
-    /// NVMe Base 2.0 Figure 91.
+    /// NVMe Base 2.0 §3.3.3.2.
     pub struct CompletionDword3(u32);
     /// Command Identifier.
     cid / with_cid = [15:0] u16;
@@ -251,7 +251,7 @@ impl CompletionDword3 {
     }
 }
 
-/// Completion queue entry, 16 bytes. NVMe Base 2.0 Figure 88.
+/// Completion queue entry, 16 bytes. NVMe Base 2.0 §3.3.3.2.
 ///
 /// Held as it lies in memory: little-endian on every machine.
 #[derive(Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -8,7 +8,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 codes! {
-    /// Opcode of an I/O command. NVM Command Set 1.0 Figure 16.
+    /// Opcode of an I/O command. NVM Command Set 1.0 §3.
     pub struct Opcode(u8);
     FLUSH = 0x00, "Flush";
     WRITE = 0x01, "Write";
@@ -268,7 +268,7 @@ impl DatasetManagement {
     }
 }
 
-/// A range of Dataset Management, 16 bytes. NVM Command Set 1.0 Figure 38.
+/// A range of Dataset Management, 16 bytes. NVM Command Set 1.0 §3.2.3.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -300,7 +300,7 @@ impl DatasetRange {
 }
 
 bits! {
-    /// Context Attributes of a range. NVM Command Set 1.0 Figure 39.
+    /// Context Attributes of a range. NVM Command Set 1.0 §3.2.3.
     pub struct ContextAttributes(u32);
     /// Access Frequency.
     af / with_af = [3:0] u8;
@@ -384,7 +384,7 @@ impl Copy {
     }
 }
 
-/// Source range of Copy in format 0, 32 bytes. NVM Command Set 1.0 Figure 31.
+/// Source range of Copy in format 0, 32 bytes. NVM Command Set 1.0 §3.2.2.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]

@@ -298,7 +298,7 @@ impl fmt::Debug for CommandsEffects {
 }
 
 bits! {
-    /// Commands Supported and Effects of one command. NVMe Base 2.0 Figure 211.
+    /// Commands Supported and Effects of one command. NVMe Base 2.0 §5.16.1.6.
     pub struct Effects(u32);
     /// Command Supported.
     csupp / with_csupp = [0:0] bool;

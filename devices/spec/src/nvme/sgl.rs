@@ -3,7 +3,7 @@
 use super::entry::{Cdw0, SubmissionEntry};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// SGL descriptor, 16 bytes, as it lies in memory. NVMe Base 2.0 Figure 105.
+/// SGL descriptor, 16 bytes, as it lies in memory. NVMe Base 2.0 §4.1.2.1.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]

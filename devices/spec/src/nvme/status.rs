@@ -77,7 +77,7 @@ macro_rules! statuses {
 }
 
 statuses! {
-    // Generic Command Status. NVMe Base 2.0 Figure 94; from 0x80 NVM Command Set 1.0.
+    // Generic Command Status. NVMe Base 2.0 §3.3.3.2.1.1; from 0x80 NVM Command Set 1.0.
     SUCCESS = 0, 0x00, "Successful Completion";
     INVALID_COMMAND_OPCODE = 0, 0x01, "Invalid Command Opcode";
     INVALID_FIELD = 0, 0x02, "Invalid Field in Command";
@@ -125,7 +125,7 @@ statuses! {
     UNRECOVERED_ERROR = 0, 0x88, "Unrecovered Error";
     KEY_EXISTS = 0, 0x89, "Key Exists";
 
-    // Command Specific Status. NVMe Base 2.0 Figures 95 and 96.
+    // Command Specific Status. NVMe Base 2.0 §3.3.3.2.1.2.
     COMPLETION_QUEUE_INVALID = 1, 0x00, "Completion Queue Invalid";
     INVALID_QUEUE_IDENTIFIER = 1, 0x01, "Invalid Queue Identifier";
     INVALID_QUEUE_SIZE = 1, 0x02, "Invalid Queue Size";
@@ -183,7 +183,7 @@ statuses! {
     TOO_MANY_OPEN_ZONES = 1, 0xbe, "Too Many Open Zones";
     INVALID_ZONE_STATE_TRANSITION = 1, 0xbf, "Invalid Zone State Transition";
 
-    // Media and Data Integrity Errors. NVMe Base 2.0 Figure 98.
+    // Media and Data Integrity Errors. NVMe Base 2.0 §3.3.3.2.1.3.
     WRITE_FAULT = 2, 0x80, "Write Fault";
     UNRECOVERED_READ_ERROR = 2, 0x81, "Unrecovered Read Error";
     GUARD_CHECK_ERROR = 2, 0x82, "End-to-end Guard Check Error";
@@ -194,7 +194,7 @@ statuses! {
     DEALLOCATED_OR_UNWRITTEN_BLOCK = 2, 0x87, "Deallocated or Unwritten Logical Block";
     STORAGE_TAG_CHECK_ERROR = 2, 0x88, "End-to-End Storage Tag Check Error";
 
-    // Path Related Status. NVMe Base 2.0 Figure 100.
+    // Path Related Status. NVMe Base 2.0 §3.3.3.2.1.4.
     INTERNAL_PATH_ERROR = 3, 0x00, "Internal Path Error";
     ANA_PERSISTENT_LOSS = 3, 0x01, "Asymmetric Access Persistent Loss";
     ANA_INACCESSIBLE = 3, 0x02, "Asymmetric Access Inaccessible";

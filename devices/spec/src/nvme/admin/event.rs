@@ -10,7 +10,7 @@ pub const fn async_event_request() -> SubmissionEntry {
 }
 
 bits! {
-    /// Completion Dword 0 of Asynchronous Event Request. NVMe Base 2.0 Figure 146.
+    /// Completion Dword 0 of Asynchronous Event Request. NVMe Base 2.0 §5.2.1.
     pub struct AsyncEvent(u32);
     /// Asynchronous Event Type.
     kind / with_kind = [2:0] u8;
@@ -66,7 +66,7 @@ macro_rules! events {
     };
 }
 
-// NVMe Base 2.0 Figures 147 to 151.
+// NVMe Base 2.0 §5.2.1.
 events! {
     INVALID_DOORBELL_REGISTER = 0, 0x00, "Write to Invalid Doorbell Register";
     INVALID_DOORBELL_VALUE = 0, 0x01, "Invalid Doorbell Write Value";

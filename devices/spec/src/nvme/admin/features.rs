@@ -6,7 +6,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 codes! {
-    /// Feature Identifier (FID). NVMe Base 2.0 Figure 317.
+    /// Feature Identifier (FID). NVMe Base 2.0 §5.27.1.
     pub struct FeatureId(u8);
     ARBITRATION = 0x01, "Arbitration";
     POWER_MANAGEMENT = 0x02, "Power Management";
@@ -42,7 +42,7 @@ codes! {
 }
 
 codes! {
-    /// Select field of Get Features. NVMe Base 2.0 Figure 188.
+    /// Select field of Get Features. NVMe Base 2.0 §5.15.
     pub struct Select(u8);
     CURRENT = 0, "current value";
     DEFAULT = 1, "default value";
@@ -203,7 +203,7 @@ bits! {
 }
 
 bits! {
-    /// Error Recovery (05h). NVM Command Set 1.0 §4.1.3.2.
+    /// Error Recovery (05h). NVM Command Set 1.0 §4.1.3.
     pub struct ErrorRecovery(u32);
     /// Time Limited Error Recovery in units of 100 ms; 0 no limit.
     tler / with_tler = [15:0] u16;
@@ -247,7 +247,7 @@ bits! {
 }
 
 bits! {
-    /// Write Atomicity Normal (0Ah). NVM Command Set 1.0 §4.1.3.4.
+    /// Write Atomicity Normal (0Ah). NVM Command Set 1.0 §4.1.3.
     pub struct WriteAtomicity(u32);
     /// Disable Normal: only AWUPF and NAWUPF count.
     dn / with_dn = [0:0] bool;
@@ -299,7 +299,7 @@ impl HostMemoryBuffer {
     }
 }
 
-/// Host Memory Buffer Descriptor Entry, 16 bytes. NVMe Base 2.0 Figure 332.
+/// Host Memory Buffer Descriptor Entry, 16 bytes. NVMe Base 2.0 §5.27.1.10.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]

@@ -4,7 +4,7 @@ use super::Opcode;
 use crate::nvme::entry::SubmissionEntry;
 
 codes! {
-    /// Commit Action. NVMe Base 2.0 Figure 183.
+    /// Commit Action. NVMe Base 2.0 §5.12.
     pub struct CommitAction(u8);
     REPLACE = 0, "replace the slot's image";
     REPLACE_ACTIVATE_AT_RESET = 1, "replace the slot's image, activate it at the next reset";

@@ -5,7 +5,7 @@ use super::Opcode;
 use crate::nvme::entry::SubmissionEntry;
 
 codes! {
-    /// Controller or Namespace Structure (CNS). NVMe Base 2.0 Figure 273.
+    /// Controller or Namespace Structure (CNS). NVMe Base 2.0 §5.17.
     pub struct Cns(u8);
     NAMESPACE = 0x00, "Identify Namespace";
     CONTROLLER = 0x01, "Identify Controller";

@@ -5,7 +5,7 @@ use super::Opcode;
 use crate::nvme::entry::SubmissionEntry;
 
 codes! {
-    /// Log Page Identifier (LID). NVMe Base 2.0 Figure 202.
+    /// Log Page Identifier (LID). NVMe Base 2.0 §5.16.1.
     pub struct LogId(u8);
     SUPPORTED_PAGES = 0x00, "Supported Log Pages";
     ERROR_INFORMATION = 0x01, "Error Information";
@@ -36,7 +36,7 @@ codes! {
 }
 
 bits! {
-    /// Command Dword 10 of Get Log Page. NVMe Base 2.0 Figure 197.
+    /// Command Dword 10 of Get Log Page. NVMe Base 2.0 §5.16.
     pub struct LogDword10(u32);
     /// Log Page Identifier.
     lid / with_lid = [7:0] u8;
@@ -49,7 +49,7 @@ bits! {
 }
 
 bits! {
-    /// Command Dword 11 of Get Log Page. NVMe Base 2.0 Figure 198.
+    /// Command Dword 11 of Get Log Page. NVMe Base 2.0 §5.16.
     pub struct LogDword11(u32);
     /// Number of Dwords, 0's based, high 16 bits.
     numdu / with_numdu = [15:0] u16;
@@ -58,7 +58,7 @@ bits! {
 }
 
 bits! {
-    /// Command Dword 14 of Get Log Page. NVMe Base 2.0 Figure 201.
+    /// Command Dword 14 of Get Log Page. NVMe Base 2.0 §5.16.
     pub struct LogDword14(u32);
     /// UUID Index.
     uuid / with_uuid = [6:0] u8;

@@ -9,7 +9,7 @@ pub const fn keep_alive() -> SubmissionEntry {
     SubmissionEntry::new(Opcode::KEEP_ALIVE.0)
 }
 
-/// Doorbell Buffer Config: doorbells in memory. NVMe Base 2.0 §5.8, §8.5.
+/// Doorbell Buffer Config: doorbells in memory. NVMe Base 2.0 §5.8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DoorbellBufferConfig {
     /// Shadow Doorbell buffer, one memory page, laid out as the doorbell registers: PRP1.
@@ -32,7 +32,7 @@ impl DoorbellBufferConfig {
 }
 
 codes! {
-    /// Sanitize Action. NVMe Base 2.0 Figure 303.
+    /// Sanitize Action. NVMe Base 2.0 §5.24.
     pub struct SanitizeAction(u8);
     EXIT_FAILURE_MODE = 1, "Exit Failure Mode";
     BLOCK_ERASE = 2, "Block Erase";
@@ -41,7 +41,7 @@ codes! {
 }
 
 bits! {
-    /// Command Dword 10 of Sanitize. NVMe Base 2.0 Figure 303.
+    /// Command Dword 10 of Sanitize. NVMe Base 2.0 §5.24.
     pub struct SanitizeDword10(u32);
     /// Sanitize Action.
     sanact / with_sanact = [2:0] u8;

@@ -36,7 +36,7 @@ pub use queue::{
 };
 
 codes! {
-    /// Opcode of an admin command. NVMe Base 2.0 Figure 138.
+    /// Opcode of an admin command. NVMe Base 2.0 §5.
     pub struct Opcode(u8);
     DELETE_IO_SQ = 0x00, "Delete I/O Submission Queue";
     CREATE_IO_SQ = 0x01, "Create I/O Submission Queue";

@@ -5,7 +5,7 @@ use super::Opcode;
 use crate::nvme::entry::SubmissionEntry;
 
 codes! {
-    /// Secure Erase Settings of Format NVM. NVMe Base 2.0 Figure 186.
+    /// Secure Erase Settings of Format NVM. NVMe Base 2.0 §5.14.
     pub struct SecureErase(u8);
     NONE = 0, "no secure erase";
     USER_DATA = 1, "user data erase";
@@ -13,7 +13,7 @@ codes! {
 }
 
 bits! {
-    /// Command Dword 10 of Format NVM. NVMe Base 2.0 Figure 186.
+    /// Command Dword 10 of Format NVM. NVMe Base 2.0 §5.14.
     pub struct FormatDword10(u32);
     /// LBA Format, low 4 bits of its index.
     lbafl / with_lbafl = [3:0] u8;
@@ -93,7 +93,7 @@ bits! {
 }
 
 codes! {
-    /// Select field of Namespace Management. NVMe Base 2.0 Figure 290.
+    /// Select field of Namespace Management. NVMe Base 2.0 §5.23.
     pub struct ManagementSelect(u8);
     CREATE = 0, "create";
     DELETE = 1, "delete";
@@ -132,7 +132,7 @@ impl NamespaceManagement {
 }
 
 codes! {
-    /// Select field of Namespace Attachment. NVMe Base 2.0 Figure 288.
+    /// Select field of Namespace Attachment. NVMe Base 2.0 §5.22.
     pub struct AttachmentSelect(u8);
     ATTACH = 0, "attach";
     DETACH = 1, "detach";

@@ -13,7 +13,7 @@ bits! {
 }
 
 bits! {
-    /// Command Dword 11 of Create I/O Completion Queue. NVMe Base 2.0 Figure 151.
+    /// Command Dword 11 of Create I/O Completion Queue. NVMe Base 2.0 §5.4.
     pub struct CompletionQueueDword11(u32);
     /// Physically Contiguous.
     pc / with_pc = [0:0] bool;
@@ -24,7 +24,7 @@ bits! {
 }
 
 bits! {
-    /// Command Dword 11 of Create I/O Submission Queue. NVMe Base 2.0 Figure 155.
+    /// Command Dword 11 of Create I/O Submission Queue. NVMe Base 2.0 §5.5.
     pub struct SubmissionQueueDword11(u32);
     /// Physically Contiguous.
     pc / with_pc = [0:0] bool;
@@ -139,7 +139,7 @@ delete! {
 }
 
 bits! {
-    /// Command Dword 10 of Abort. NVMe Base 2.0 Figure 142.
+    /// Command Dword 10 of Abort. NVMe Base 2.0 §5.1.
     pub struct AbortDword10(u32);
     /// Submission Queue Identifier.
     sqid / with_sqid = [15:0] u16;

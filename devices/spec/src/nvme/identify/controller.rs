@@ -1,5 +1,4 @@
-//! Identify Controller. NVMe Base 2.0 §5.17.2.1, Figure 275; NVM Command Set 1.0
-//! §4.1.5.2.
+//! Identify Controller. NVMe Base 2.0 §5.17.2.1; NVM Command Set 1.0 §4.1.5.
 
 use super::text::Text;
 use crate::nvme::registers::Vs;
@@ -461,7 +460,7 @@ bits! {
     nodmmas / with_nodmmas = [31:30] u8;
 }
 
-/// Power State Descriptor, 32 bytes. NVMe Base 2.0 Figure 276.
+/// Power State Descriptor, 32 bytes. NVMe Base 2.0 §5.17.2.1.
 #[derive(Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct PowerState {

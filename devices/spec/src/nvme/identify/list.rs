@@ -101,7 +101,7 @@ impl fmt::Debug for ControllerList {
 }
 
 codes! {
-    /// Namespace Identifier Type (NIDT) of a descriptor. NVMe Base 2.0 Figure 278.
+    /// Namespace Identifier Type (NIDT) of a descriptor. NVMe Base 2.0 §5.17.2.3.
     pub struct NamespaceIdType(u8);
     EUI64 = 1, "IEEE Extended Unique Identifier";
     NGUID = 2, "Namespace Globally Unique Identifier";

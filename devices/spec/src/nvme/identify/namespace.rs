@@ -1,4 +1,4 @@
-//! Identify Namespace for the NVM Command Set. NVM Command Set 1.0 §4.1.5.1, Figure 97.
+//! Identify Namespace for the NVM Command Set. NVM Command Set 1.0 §4.1.5.1.
 
 use core::fmt;
 use zerocopy::little_endian::{U16, U32, U64, U128};
@@ -199,7 +199,7 @@ bits! {
     guard_crc / with_guard_crc = [4:4] bool;
 }
 
-/// LBA Format, 4 bytes. NVM Command Set 1.0 Figure 98.
+/// LBA Format, 4 bytes. NVM Command Set 1.0 §4.1.5.1.
 #[derive(Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct LbaFormat {

@@ -1,4 +1,4 @@
-//! The fixed-size text fields. NVMe Base 2.0 §1.4.2.
+//! The fixed-size text fields. NVMe Base 2.0 §5.17.2.1.
 
 use core::fmt;
 
