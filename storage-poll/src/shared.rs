@@ -183,14 +183,21 @@ impl Shared {
         Ok(())
     }
 
-    /// The shadows of these doorbells, where the controller uses shadows and its page of them
-    /// reaches this far.
+    /// The shadows of these doorbells, set to 0, where the controller uses shadows and its page of
+    /// them reaches this far.
     pub(crate) fn shadows(&self, admin: &Admin, id: u16) -> (Option<Shadow>, Option<Shadow>) {
         let dstrd = self.limits.cap.dstrd();
         let shadow = |offset: usize| {
             let doorbells = admin.shadow_buffers()?.clone();
             let index = (offset - DOORBELLS) / size_of::<u32>();
-            (index < doorbells.values.len()).then_some(Shadow { doorbells, index, last: 0 })
+            if index >= doorbells.values.len() {
+                return None;
+            }
+            // A queue of this identifier may have been here before: the new one starts at 0,
+            // and a value that stayed behind would have it take no notice of the next ones.
+            doorbells.values.store(index, 0);
+            doorbells.events.store(index, 0);
+            Some(Shadow { doorbells, index, last: 0 })
         };
         (shadow(submission_doorbell(id, dstrd)), shadow(completion_doorbell(id, dstrd)))
     }
