@@ -38,14 +38,15 @@ impl Group {
         let device = host.devices.join(address.to_string());
         if !device.exists() {
             return Err(TransportError::Unsupported(format!(
-                "no PCI device has the address {address}; `uniddrv list` shows those there are"
+                "there is no PCI device {address}; `uniddrv list` shows those there are"
             )));
         }
         let folder = device.join("iommu_group").canonicalize().map_err(|_| {
-            TransportError::Unsupported(format!(
-                "{address} is in no IOMMU group, so VFIO cannot confine it: switch on VT-d or \
-                 AMD-Vi in the firmware, and boot Linux with intel_iommu=on on an Intel machine"
-            ))
+            TransportError::Unsupported(
+                "it is in no IOMMU group, so VFIO cannot confine it: switch on VT-d or AMD-Vi in \
+                 the firmware, and boot Linux with intel_iommu=on on an Intel machine"
+                    .into(),
+            )
         })?;
         let number = name(&folder).and_then(|name| name.parse().ok()).ok_or_else(|| {
             TransportError::malformed(
@@ -57,9 +58,9 @@ impl Group {
         match driver(&device) {
             Some(driver) if driver.contains("vfio") => Ok(Self { number, folder }),
             Some(driver) => Err(TransportError::Unsupported(format!(
-                "{address} belongs to Linux's driver {driver}; {hint}"
+                "it belongs to Linux's driver {driver}; {hint}"
             ))),
-            None => Err(TransportError::Unsupported(format!("{address} has no driver; {hint}"))),
+            None => Err(TransportError::Unsupported(format!("it has no driver; {hint}"))),
         }
     }
 
