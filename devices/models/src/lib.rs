@@ -6,6 +6,7 @@
 //! | [`host`] | what a model sees of its client: memory through a software IOMMU, interrupts |
 //! | [`config_space`] | PCI configuration space with write masks and capabilities |
 //! | [`inline`] | a model as a transport of this process |
+//! | [`vfio_user`] | a model served to other processes |
 //! | [`edu`] | QEMU's `edu` device |
 //! | [`mod@open`] | any device by its address, models included |
 //!
@@ -21,6 +22,7 @@ pub mod host;
 pub mod inline;
 pub mod model;
 pub mod open;
+pub mod vfio_user;
 
 pub use config_space::ConfigSpace;
 pub use edu::Edu;
