@@ -32,6 +32,7 @@ const PREPARATION: Step =
 const STEPS: &[Step] = &[
     Step { heading: "Formatting", run: |_| cargo(&["fmt", "--all", "--check"], &[]) },
     Step { heading: "Lints", run: |_| cargo(LINTS, &[]) },
+    Step { heading: "Lints of the virtual machine's tests", run: |_| cargo(VM_LINTS, &[]) },
     Step { heading: "Documentation", run: |_| cargo(DOCUMENTATION, WARNINGS_ARE_ERRORS) },
     Step { heading: "Tests", run: |tally| cargo_tests(TESTS, tally) },
 ];
@@ -43,6 +44,9 @@ const TESTS: &[&str] = &["test", "--workspace", "--no-fail-fast"];
 const VM_TESTS: &[&str] = &["test", "--package", "uniddrv-tests", "--test", "vm"];
 const WARNINGS_ARE_ERRORS: &[(&str, &str)] = &[("RUSTDOCFLAGS", "-Dwarnings")];
 const LINTS: &[&str] = &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+/// Their target is not among `--all-targets`, since only the guest runs them.
+const VM_LINTS: &[&str] =
+    &["clippy", "--package", "uniddrv-tests", "--test", "vm", "--", "-D", "warnings"];
 const DOCUMENTATION: &[&str] = &["doc", "--workspace", "--no-deps"];
 
 /// Tests that passed and failed so far.
