@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     while start.elapsed() < Duration::from_secs(1) {
         while let Some(buffer) = free.pop() {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let lba = (u128::from(state) * u128::from(slots) >> 64) as u64 * u64::from(blocks);
+            let lba = ((u128::from(state) * u128::from(slots)) >> 64) as u64 * u64::from(blocks);
             let request =
                 Request { operation: Operation::Read { lba }, buffer: Some(buffer), tag: 0 };
             queue.submit(request).map_err(|(error, _)| error)?;

@@ -2,6 +2,7 @@
 
 use uniddrv::barrier::{publish_then_ask, publish_to_device};
 use uniddrv::{DmaWords, Register32};
+use uniddrv_spec::nvme::shadow::needs_doorbell;
 
 /// One doorbell: the register, and its shadow in memory where the controller offers shadow
 /// doorbells. NVMe PCIe Transport 1.0 §3.1.2, Base 2.0 §B.5.
@@ -44,7 +45,7 @@ impl Doorbell {
             shadow.doorbells.values.store(shadow.index, u32::from(value));
             publish_then_ask();
             let event = shadow.doorbells.events.load(shadow.index) as u16;
-            let asked = wants_event(event, value, shadow.last);
+            let asked = needs_doorbell(event, shadow.last, value);
             shadow.last = value;
             if !asked {
                 return;
@@ -62,26 +63,5 @@ impl Doorbell {
             shadow.last = value;
         }
         self.register.write(u32::from(value));
-    }
-}
-
-/// Whether moving from `old` to `new` passes the index after which the controller asked for a
-/// doorbell. Base 2.0 §B.5, as virtio's event index.
-#[inline]
-fn wants_event(event: u16, new: u16, old: u16) -> bool {
-    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::wants_event;
-
-    #[test]
-    fn an_event_is_wanted_when_its_index_is_passed() {
-        assert!(wants_event(5, 6, 5));
-        assert!(wants_event(5, 9, 4));
-        assert!(!wants_event(5, 5, 4));
-        assert!(!wants_event(5, 8, 6));
-        assert!(!wants_event(9, 5, 4));
     }
 }

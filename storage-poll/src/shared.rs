@@ -10,6 +10,8 @@ use uniddrv_spec::nvme::registers::{
     Cap, Csts, DOORBELLS, completion_doorbell, submission_doorbell,
 };
 
+use uniddrv_spec::nvme::shadow::{completion_offset, submission_offset};
+
 use crate::admin::Admin;
 use crate::bring_up;
 use crate::doorbell::{Doorbell, Shadow};
@@ -189,7 +191,7 @@ impl Shared {
         let dstrd = self.limits.cap.dstrd();
         let shadow = |offset: usize| {
             let doorbells = admin.shadow_buffers()?.clone();
-            let index = (offset - DOORBELLS) / size_of::<u32>();
+            let index = offset / size_of::<u32>();
             if index >= doorbells.values.len() {
                 return None;
             }
@@ -199,7 +201,7 @@ impl Shared {
             doorbells.events.store(index, 0);
             Some(Shadow { doorbells, index, last: 0 })
         };
-        (shadow(submission_doorbell(id, dstrd)), shadow(completion_doorbell(id, dstrd)))
+        (shadow(submission_offset(id, dstrd)), shadow(completion_offset(id, dstrd)))
     }
 }
 
