@@ -182,7 +182,8 @@ impl Sysfs {
     }
 
     /// Devices of the group that Linux drives and that are not taken together
-    /// with this one: no program could use the group beside them.
+    /// with this one: no program could use the group beside them. One that has
+    /// a rule is about to be taken: at boot, the rules run one after the other.
     fn obstacles(
         &self,
         function: &PciFunction,
@@ -192,7 +193,7 @@ impl Sysfs {
         function
             .group_members
             .iter()
-            .filter(|member| !together.contains(member))
+            .filter(|member| !together.contains(member) && !self.rule_path(**member).exists())
             .filter_map(driven)
             .filter(|(_, driver)| !HARMLESS.contains(&driver.as_str()))
             .collect()

@@ -166,4 +166,15 @@ mod tests {
         tree.write(&path, &Record { device: 0x11, ..sample() }.render());
         assert_eq!(tree.sysfs().record(&function), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_without_a_panic(text in ".*") {
+            for line in ["vendor = ", "driver = \"", ""] {
+                if let Some(record) = Record::parse(NVME, &format!("{}{line}{text}", sample().render())) {
+                    proptest::prop_assert!(record.driver.is_none_or(|name| tree::is_plain_name(&name)));
+                }
+            }
+        }
+    }
 }

@@ -112,4 +112,13 @@ mod tests {
         assert_eq!(line(here, "80", "80200001", "eth0"), None);
         assert_eq!(ipv6("nonsense"), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_without_a_panic(text in ".*") {
+            for line in [text.clone(), format!("eth0 0 0 {text} 0 0 0 {text}")] {
+                let _ = (ipv4(&line), ipv6(&line));
+            }
+        }
+    }
 }

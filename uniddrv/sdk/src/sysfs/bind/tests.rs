@@ -108,6 +108,17 @@ fn a_group_is_taken_whole_or_not_at_all() {
 }
 
 #[test]
+fn the_rules_of_a_group_run_one_after_the_other() {
+    let tree = Tree::new();
+    let second = "0000:03:00.1".parse().unwrap();
+    tree.device(second, "0x1b36", "0x0010", "0x010802", Some("nvme"), Some(7));
+    tree.write(&format!("etc/udev/rules.d/60-uniddrv-{second}.rules"), "");
+    bind(&tree, &[NVME]).unwrap();
+    bind(&tree, &[second]).unwrap();
+    assert_eq!((tree.state(NVME), tree.state(second)), (vfio(), vfio()));
+}
+
+#[test]
 fn vfio_pci_is_loaded_where_it_can_be() {
     let tree = Tree::new();
     tree.remove("sys/bus/pci/drivers/vfio-pci");

@@ -103,3 +103,10 @@ fn escapes_of_the_kernels_tables() {
     assert_eq!(unescape("/a\\04"), "/a\\04");
     assert_eq!(unescape("\\999é\\"), "\\999é\\");
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_field_is_unescaped_without_a_panic(field in "[\\\\0-7é]*") {
+        proptest::prop_assert!(unescape(&field).len() <= field.len());
+    }
+}
