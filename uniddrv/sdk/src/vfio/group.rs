@@ -13,6 +13,9 @@ use super::ioctl;
 use crate::address::PciAddress;
 use crate::transport::TransportError;
 
+/// Drivers of bridges and of nothing that may share a group with VFIO.
+const HARMLESS: &[&str] = &["pcieport", "pci-stub"];
+
 /// Where Linux shows devices and offers their groups. Tests bring folders of their own.
 pub(super) struct Host<'a> {
     pub(super) devices: &'a Path,
@@ -81,7 +84,8 @@ impl Group {
         Ok(fd)
     }
 
-    /// The members that a driver other than VFIO's holds.
+    /// The members whose drivers stand in VFIO's way: not its own, and none that leaves DMA
+    /// alone, as a bridge's does.
     fn driven_members(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.folder.join("devices")).into_iter().flatten();
         let mut members: Vec<_> = entries
@@ -89,7 +93,8 @@ impl Group {
             .filter_map(|entry| {
                 let driver = driver(&entry.path())?;
                 let member = entry.file_name().to_string_lossy().into_owned();
-                (!driver.contains("vfio")).then(|| format!("{member} ({driver})"))
+                let harmless = driver.contains("vfio") || HARMLESS.contains(&driver.as_str());
+                (!harmless).then(|| format!("{member} ({driver})"))
             })
             .collect();
         members.sort();
@@ -208,6 +213,7 @@ mod tests {
         machine.device("0000:03:00.0", Some("vfio-pci"));
         machine.device("0000:03:00.1", Some("nvme"));
         machine.device("0000:03:00.2", None);
+        machine.device("0000:02:00.0", Some("pcieport"));
         machine.with(|host| {
             let group = Group::of(host, ADDRESS).unwrap();
             assert_eq!(group.number, 7);
