@@ -1,10 +1,10 @@
 //! Models served to other processes over vfio-user.
 //!
-//! | module | what it holds |
+//! | | what it is |
 //! |---|---|
 //! | [`request`] | what a client asks, checked |
-//! | [`session`] | one client: its requests, answered by a model |
-//! | [`server`] | the socket, and the loop that drives the model |
+//! | [`Session`] | one client: its requests, answered by a model |
+//! | [`Server`] | the socket, and the loop that drives the model |
 //!
 //! The client is a peer, not a friend: each message is a claim that is checked, and whatever a
 //! client sends, it gets an error reply or is hung up on. It never takes the server down.

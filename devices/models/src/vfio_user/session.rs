@@ -26,7 +26,7 @@ const OURS: Capabilities = Capabilities {
     max_dma_maps: MAPPINGS as u64,
 };
 
-/// The largest message taken: a write of [`MAX_DATA`], and room for the JSON of any client.
+/// The largest message taken: a write of `MAX_DATA`, and room for the JSON of any client.
 const MAX_MESSAGE: usize = 16 << 10;
 
 /// How long a client may take for the rest of a message, or to make room for a reply. The
