@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod fuzz;
 mod packages;
 mod suite;
 mod vm;
@@ -23,12 +24,15 @@ enum Task {
     Vm(vm::Options),
     /// Check and test everything.
     Test(suite::Options),
+    /// Feed made-up input to all that reads what others say.
+    Fuzz(fuzz::Options),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Vm(options) => vm::run(&options),
         Task::Test(options) => suite::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

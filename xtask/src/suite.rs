@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::vm;
+use crate::{fuzz, vm};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -35,6 +35,7 @@ const STEPS: &[Step] = &[
     Step { heading: "Lints of the virtual machine's tests", run: |_| cargo(VM_LINTS, &[]) },
     Step { heading: "Documentation", run: |_| cargo(DOCUMENTATION, WARNINGS_ARE_ERRORS) },
     Step { heading: "Tests", run: |tally| cargo_tests(TESTS, tally) },
+    Step { heading: "Fuzzing", run: fuzz_briefly },
 ];
 
 const VM_STEPS: &[Step] =
@@ -106,6 +107,14 @@ fn cargo_tests(arguments: &[&str], tally: &mut Tally) -> Result<()> {
     if !status.success() {
         bail!("cargo {} ended with {status}", arguments.join(" "));
     }
+    Ok(())
+}
+
+/// Runs each fuzz target for a few seconds.
+fn fuzz_briefly(tally: &mut Tally) -> Result<()> {
+    let (passed, failed) = fuzz::brief()?;
+    tally.passed += passed;
+    tally.failed += failed;
     Ok(())
 }
 

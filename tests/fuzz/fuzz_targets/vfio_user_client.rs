@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use uniddrv::vfio_user::protocol::{
-    CapabilityHeader, DeviceInfo, Header, IrqInfo, RegionAccess, RegionInfo, SparseArea, SparseMmap,
-    header_flags,
+    CapabilityHeader, DeviceInfo, Header, IrqInfo, RegionAccess, RegionInfo, SparseArea,
+    SparseMmap, header_flags,
 };
 use uniddrv::vfio_user::{Client, Timeouts};
 use uniddrv::{Arena, Interrupt, InterruptKind, Transport, Window};
@@ -25,8 +25,14 @@ fn right(index: u16) -> (Vec<u8>, usize) {
         0 => b"\0\0\x01\0{\"capabilities\":{\"max_msg_fds\":2}}\0".to_vec(),
         1 => DeviceInfo { argsz: 16, flags: 3, num_regions: 9, num_irqs: 5 }.as_bytes().to_vec(),
         2 => {
-            let info =
-                RegionInfo { argsz: 80, flags: 15, index: 0, cap_offset: 32, size: 0x8000, offset: 0 };
+            let info = RegionInfo {
+                argsz: 80,
+                flags: 15,
+                index: 0,
+                cap_offset: 32,
+                size: 0x8000,
+                offset: 0,
+            };
             let mut payload = info.as_bytes().to_vec();
             payload.extend(CapabilityHeader { id: 1, version: 1, next: 0 }.as_bytes());
             payload.extend(SparseMmap { nr_areas: 2, reserved: 0 }.as_bytes());

@@ -44,7 +44,8 @@ fn right(command: u16, input: &mut Input<'_>) -> (Vec<u8>, usize) {
             (info.as_bytes().to_vec(), 0)
         }
         Some(Command::DeviceSetIrqs) => {
-            let set = IrqSet { argsz: 20, flags: 0x24, index: access.region % 3, start: 0, count: 1 };
+            let set =
+                IrqSet { argsz: 20, flags: 0x24, index: access.region % 3, start: 0, count: 1 };
             (set.as_bytes().to_vec(), 1)
         }
         Some(Command::RegionRead) => (access.as_bytes().to_vec(), 0),
