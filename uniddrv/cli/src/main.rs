@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod bench;
 mod error;
 mod output;
 mod signals;

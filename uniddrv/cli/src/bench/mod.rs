@@ -1,0 +1,23 @@
+//! Measuring a block device: `uniddrv bench`.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`workload`] | which blocks are read and written, in which order |
+//! | [`engine`] | the loop of one thread: submit, poll, take the time |
+//! | [`latency`] | latencies counted in the loop, percentiles made of them afterwards |
+//! | [`verify`] | what is written, and whether it is read back |
+//! | [`run`] | threads on CPUs, progress, stopping, the sum of it all |
+//! | [`cpu`] | which CPUs |
+//! | [`calibrate`] | what the loop and the machine themselves cost |
+
+pub(crate) mod calibrate;
+pub(crate) mod cpu;
+pub(crate) mod engine;
+pub(crate) mod latency;
+pub(crate) mod run;
+pub(crate) mod size;
+pub(crate) mod verify;
+pub(crate) mod workload;
+
+#[cfg(test)]
+pub(crate) mod fake;
