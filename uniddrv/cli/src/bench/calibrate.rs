@@ -13,9 +13,10 @@ use super::cpu;
 use super::engine::{Counter, Phase, Worker};
 use super::workload::{Area, Rw};
 
-/// Requests and round trips that are counted.
-const IOS: u64 = 4_000_000;
-const ROUNDS: u64 = 200_000;
+/// Requests that tell the loop's cost.
+pub(crate) const IOS: u64 = 4_000_000;
+/// Round trips that tell a cache line's.
+pub(crate) const ROUNDS: u64 = 200_000;
 
 /// What the machine costs in this run.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -36,7 +37,7 @@ pub(crate) struct RoundTrip {
 }
 
 /// The cost of the measuring loop, in nanoseconds a request. `buffers` are moved, not touched.
-pub(crate) fn loop_cost(buffers: Vec<DmaBuf>) -> f64 {
+pub(crate) fn loop_cost(buffers: Vec<DmaBuf>, ios: u64) -> f64 {
     let depth = buffers.len();
     let area = Area { first: 0, unit_blocks: 1, units: 1 << 30 };
     let mut worker = Worker::new(Nothing::new(&buffers), area, buffers, None);
@@ -44,7 +45,7 @@ pub(crate) fn loop_cost(buffers: Vec<DmaBuf>) -> f64 {
         rw: Rw::RandRead,
         depth,
         time: None,
-        ios: Some(IOS),
+        ios: Some(ios),
         keep_going: false,
         patience: Duration::from_secs(1),
         spin: Duration::from_secs(1),
@@ -110,7 +111,7 @@ struct Lines {
 
 /// Sends a cache line from CPU `cpus.0` to `cpus.1` and back, many times; nothing where these
 /// cannot be used or the other CPU is so busy that it takes forever.
-pub(crate) fn round_trip(cpus: (u32, u32)) -> Option<RoundTrip> {
+pub(crate) fn round_trip(cpus: (u32, u32), rounds: u64) -> Option<RoundTrip> {
     let lines = Lines::default();
     let over = AtomicBool::new(false);
     let ticks = std::thread::scope(|scope| {
@@ -121,14 +122,14 @@ pub(crate) fn round_trip(cpus: (u32, u32)) -> Option<RoundTrip> {
             }
         });
         let sender = scope.spawn(|| {
-            let ticks = cpu::pin(cpus.0).is_ok().then(|| send(&lines)).flatten();
+            let ticks = cpu::pin(cpus.0).is_ok().then(|| send(&lines, rounds)).flatten();
             over.store(true, Ordering::Relaxed);
             ticks
         });
         let ticks = sender.join().ok().flatten();
         echo.join().unwrap_or(false).then_some(ticks).flatten()
     })?;
-    Some(RoundTrip { cpus, ns: clock::to_nanoseconds(ticks) as f64 / ROUNDS as f64 })
+    Some(RoundTrip { cpus, ns: clock::to_nanoseconds(ticks) as f64 / rounds as f64 })
 }
 
 fn echo(lines: &Lines, over: &AtomicBool) {
@@ -143,12 +144,12 @@ fn echo(lines: &Lines, over: &AtomicBool) {
 }
 
 /// Ticks that all rounds took.
-fn send(lines: &Lines) -> Option<u64> {
+fn send(lines: &Lines, rounds: u64) -> Option<u64> {
     let limit = clock::to_ticks(Duration::from_secs(5));
     let mut start = 0;
     // The first hundredth warms up.
-    for round in 1..=ROUNDS + ROUNDS / 100 {
-        if round == ROUNDS / 100 + 1 {
+    for round in 1..=rounds + rounds / 100 {
+        if round == rounds / 100 + 1 {
             start = clock::ticks();
         }
         lines.there.0.store(round, Ordering::Release);
@@ -181,7 +182,7 @@ mod tests {
 
     #[test]
     fn the_loop_has_a_cost() {
-        let cost = loop_cost(buffers(32, 4096));
+        let cost = loop_cost(buffers(32, 4096), 10_000);
         assert!(cost > 0.0 && cost.is_finite());
     }
 
@@ -189,9 +190,9 @@ mod tests {
     fn a_line_travels_between_two_cpus() {
         let allowed = cpu::allowed();
         if let [first, .., last] = allowed[..] {
-            let trip = round_trip((first, last)).unwrap();
+            let trip = round_trip((first, last), 100).unwrap();
             assert!(trip.ns > 1.0, "{} ns", trip.ns);
         }
-        assert!(round_trip((0, 100_000)).is_none());
+        assert!(round_trip((0, 100_000), 100).is_none());
     }
 }

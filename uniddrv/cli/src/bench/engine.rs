@@ -339,9 +339,9 @@ impl<Q: BlockQueue> Worker<Q> {
         tally
     }
 
-    /// The queue.
-    pub(crate) fn queue(&mut self) -> &mut Q {
-        &mut self.queue
+    /// Units of its area.
+    pub(crate) fn units(&self) -> u64 {
+        self.area.units
     }
 }
 

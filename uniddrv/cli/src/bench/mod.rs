@@ -7,6 +7,7 @@
 //! | [`latency`] | latencies counted in the loop, percentiles made of them afterwards |
 //! | [`verify`] | what is written, and whether it is read back |
 //! | [`run`] | threads on CPUs, progress, stopping, the sum of it all |
+//! | [`session`] | a whole benchmark: fill, measure each depth, read back |
 //! | [`cpu`] | which CPUs |
 //! | [`calibrate`] | what the loop and the machine themselves cost |
 
@@ -15,6 +16,7 @@ pub(crate) mod cpu;
 pub(crate) mod engine;
 pub(crate) mod latency;
 pub(crate) mod run;
+pub(crate) mod session;
 pub(crate) mod size;
 pub(crate) mod verify;
 pub(crate) mod workload;

@@ -42,7 +42,7 @@ fn each_request_is_counted_once() {
         let (tally, stop) = run(&mut worker, &phase(rw, 1001));
         assert_eq!((tally.reads, tally.writes, tally.errors), (reads, writes, 0));
         assert_eq!((tally.fatal, stop), (None, false));
-        assert_eq!(worker.queue().most, 8);
+        assert_eq!(worker.queue.most, 8);
         assert!(tally.latencies.distribution().lat_ns.max > 0);
     }
 }
@@ -77,7 +77,7 @@ fn a_queue_smaller_than_asked_for_is_used_as_far_as_it_goes() {
     let mut worker = worker(Fault::None, false);
     let (tally, _) = run(&mut worker, &Phase { depth: 100, ..phase(Rw::RandRead, 500) });
     assert_eq!((tally.reads, tally.fatal), (500, None));
-    assert_eq!(worker.queue().most, 16);
+    assert_eq!(worker.queue.most, 16);
 }
 
 #[test]
