@@ -116,18 +116,18 @@ pub(crate) fn round_trip(cpus: (u32, u32), rounds: u64) -> Option<RoundTrip> {
     let over = AtomicBool::new(false);
     let ticks = std::thread::scope(|scope| {
         let echo = scope.spawn(|| {
-            cpu::pin(cpus.1).is_ok() && {
+            if cpu::pin(cpus.1).is_ok() {
                 echo(&lines, &over);
-                true
             }
+            over.store(true, Ordering::Relaxed);
         });
         let sender = scope.spawn(|| {
-            let ticks = cpu::pin(cpus.0).is_ok().then(|| send(&lines, rounds)).flatten();
+            let ticks = cpu::pin(cpus.0).is_ok().then(|| send(&lines, &over, rounds)).flatten();
             over.store(true, Ordering::Relaxed);
             ticks
         });
         let ticks = sender.join().ok().flatten();
-        echo.join().unwrap_or(false).then_some(ticks).flatten()
+        echo.join().ok().and(ticks)
     })?;
     Some(RoundTrip { cpus, ns: clock::to_nanoseconds(ticks) as f64 / rounds as f64 })
 }
@@ -144,7 +144,7 @@ fn echo(lines: &Lines, over: &AtomicBool) {
 }
 
 /// Ticks that all rounds took.
-fn send(lines: &Lines, rounds: u64) -> Option<u64> {
+fn send(lines: &Lines, over: &AtomicBool, rounds: u64) -> Option<u64> {
     let limit = clock::to_ticks(Duration::from_secs(5));
     let mut start = 0;
     // The first hundredth warms up.
@@ -155,7 +155,7 @@ fn send(lines: &Lines, rounds: u64) -> Option<u64> {
         lines.there.0.store(round, Ordering::Release);
         let sent = clock::ticks();
         while await_change(&lines.back.0, round - 1) != round {
-            if clock::ticks().saturating_sub(sent) > limit {
+            if over.load(Ordering::Relaxed) || clock::ticks().saturating_sub(sent) > limit {
                 return None;
             }
         }

@@ -12,11 +12,17 @@
 //! | [`calibrate`] | what the loop and the machine themselves cost |
 
 pub(crate) mod calibrate;
+pub(crate) mod chart;
 pub(crate) mod cpu;
 pub(crate) mod engine;
 pub(crate) mod latency;
+pub(crate) mod machine;
+pub(crate) mod native;
+pub(crate) mod report;
+pub(crate) mod result;
 pub(crate) mod run;
 pub(crate) mod session;
+pub(crate) mod signature;
 pub(crate) mod size;
 pub(crate) mod verify;
 pub(crate) mod workload;
