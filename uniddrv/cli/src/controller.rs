@@ -42,10 +42,7 @@ pub(crate) fn attach(
 }
 
 /// The namespace that the user means: the one of this identifier, or the first.
-pub(crate) fn namespace(
-    controller: &Controller,
-    nsid: Option<u32>,
-) -> Result<Namespace, Failure> {
+pub(crate) fn namespace(controller: &Controller, nsid: Option<u32>) -> Result<Namespace, Failure> {
     match nsid {
         Some(nsid) => Ok(*controller.namespace(nsid)?),
         None => controller.namespaces().first().copied().ok_or_else(|| {

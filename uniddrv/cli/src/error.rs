@@ -11,6 +11,8 @@ use uniddrv::sysfs;
 const ERROR: u8 = 1;
 /// Exit status of wrong usage; clap's own is the same.
 const USAGE: u8 = 2;
+/// Exit status of what Ctrl-C ended: 128 and SIGINT's number, as shells have it.
+const INTERRUPTED: u8 = 130;
 
 /// Why a subcommand failed, and what the user can do.
 ///
@@ -33,6 +35,11 @@ impl Failure {
     /// exit status 2.
     pub(crate) fn usage(error: impl Into<anyhow::Error>) -> Self {
         Self { status: USAGE, ..error.into().into() }
+    }
+
+    /// The user ended it: exit status 130.
+    pub(crate) fn interrupted(message: impl Into<String>) -> Self {
+        Self { status: INTERRUPTED, ..Self::new(message) }
     }
 
     /// Adds what the user can do; replaces a library's own help.

@@ -4,8 +4,9 @@
 
 #![forbid(unsafe_code)]
 
-mod commands;
 mod bench;
+mod commands;
+mod controller;
 mod error;
 mod output;
 mod signals;
@@ -22,7 +23,7 @@ use crate::output::Output;
 /// give them back.
 #[derive(Debug, Parser)]
 #[command(name = "uniddrv", version, max_term_width = 100)]
-#[command(after_help = "Exit status: 0 success, 1 error, 2 wrong usage.")]
+#[command(after_help = "Exit status: 0 success, 1 error, 2 wrong usage, 130 ended by Ctrl-C.")]
 struct Cli {
     #[command(flatten)]
     global: Global,

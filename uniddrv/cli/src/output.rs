@@ -12,6 +12,12 @@ use crate::error::Failure;
 /// A heading of a table.
 pub(crate) const HEADING: Style = Style::new().bold();
 
+/// Prints a warning to standard error.
+pub(crate) fn warn(text: &str) {
+    let yellow = Style::new().bold().fg_color(Some(anstyle::AnsiColor::Yellow.into()));
+    anstream::eprintln!("{yellow}warning:{yellow:#} {text}");
+}
+
 /// Where a subcommand prints its data.
 #[derive(Debug)]
 pub(crate) struct Output {

@@ -67,6 +67,11 @@ impl FakeQueue {
         }
     }
 
+    /// Puts bytes on the medium.
+    pub(crate) fn put(&mut self, at: usize, bytes: &[u8]) {
+        self.data[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
     fn carry_out(&mut self, request: &mut Request, number: u64) {
         let buffer = request.buffer.as_mut().unwrap();
         let len = buffer.len();

@@ -21,6 +21,7 @@ pub(crate) struct Latencies {
 }
 
 impl Latencies {
+    #[expect(clippy::large_stack_arrays, reason = "32 KiB, moved to the heap at once")]
     pub(crate) fn new() -> Self {
         Self { counts: Box::new([0; BUCKETS]), min: u64::MAX, max: 0 }
     }
@@ -90,7 +91,7 @@ impl Latencies {
 /// The bucket of a value: exact below 128, then 64 an octave.
 #[inline(always)]
 fn index(value: u64) -> usize {
-    let top = 63 - (value | ((2 << PRECISION) - 1)).leading_zeros();
+    let top = (value | ((2 << PRECISION) - 1)).ilog2();
     let shift = top - PRECISION;
     ((shift as usize) << PRECISION) + (value >> shift) as usize
 }

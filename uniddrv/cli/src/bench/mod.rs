@@ -10,14 +10,22 @@
 //! | [`session`] | a whole benchmark: fill, measure each depth, read back |
 //! | [`cpu`] | which CPUs |
 //! | [`calibrate`] | what the loop and the machine themselves cost |
+//! | [`loss`], [`signature`] | what a writing benchmark would destroy |
+//! | [`disk`], [`native`] | the same device while Linux has it, measured by fio |
+//! | [`progress`], [`result`] | what is shown meanwhile, what is printed |
+//! | [`report`], [`chart`], [`machine`] | the HTML report |
+//! | [`size`] | sizes as people write them |
 
 pub(crate) mod calibrate;
 pub(crate) mod chart;
 pub(crate) mod cpu;
+pub(crate) mod disk;
 pub(crate) mod engine;
 pub(crate) mod latency;
+pub(crate) mod loss;
 pub(crate) mod machine;
 pub(crate) mod native;
+pub(crate) mod progress;
 pub(crate) mod report;
 pub(crate) mod result;
 pub(crate) mod run;

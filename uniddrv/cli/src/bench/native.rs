@@ -18,9 +18,9 @@ pub(crate) const ENGINES: [&str; 2] = ["io_uring", "libaio"];
 /// The percentiles that fio is asked for.
 const PERCENTILES: &str = "25:50:75:90:95:99:99.5:99.9:99.95:99.99:99.999";
 /// How long fio may take beyond its time, to set up and to end.
-const GRACE: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_mins(1);
 /// The time that fio is given where the number of requests decides.
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: Duration = Duration::from_hours(24);
 
 /// fio did not give a result.
 #[derive(Debug, thiserror::Error)]
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn fio_gets_the_same_parameters() {
-        let random = text(Rw::RandRw);
+        let random = text(Rw::RandReadWrite);
         for wanted in [
             "--filename=/dev/nvme0n1",
             "--rw=randrw",
@@ -327,7 +327,7 @@ mod tests {
         let go = AtomicBool::new(false);
         assert!(finish(sleep(), Duration::from_millis(50), &go).unwrap().is_none());
         let stop = AtomicBool::new(true);
-        let (status, ..) = finish(sleep(), Duration::from_secs(60), &stop).unwrap().unwrap();
+        let (status, ..) = finish(sleep(), Duration::from_mins(1), &stop).unwrap().unwrap();
         assert!(!status.success());
     }
 

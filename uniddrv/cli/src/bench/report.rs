@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::chart::{self, Axis, Series};
+use super::latency::LatencyNs;
 use super::result::{self, Measurement, duration, thousands};
 use super::size;
 
@@ -17,7 +18,7 @@ pub(crate) fn html(
     command: &str,
 ) -> String {
     let Some(first) = measurements.first() else { return String::new() };
-    let title = format!("{} {}: {}", first.rw, size::show(first.bs), first.target.target);
+    let title = format!("{} {}: {}", first.rw, size::show(first.bs), first.target.address);
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta \
          name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta \
@@ -219,7 +220,7 @@ fn table(measurements: &[Measurement]) -> String {
         text.push_str("<th class=\"left\">Driver</th>");
     }
     text.push_str("<th>IOPS</th><th>MiB/s</th>");
-    for (name, _) in result::percentiles(&Default::default()) {
+    for (name, _) in result::percentiles(&LatencyNs::default()) {
         let _ = write!(text, "<th>{name}</th>");
     }
     text.push_str("</tr>\n");
@@ -334,7 +335,7 @@ mod tests {
         let mut nothing = measurement(32, 1e6);
         nothing.iops = 0.0;
         nothing.curve.clear();
-        nothing.lat_ns = Default::default();
+        nothing.lat_ns = LatencyNs::default();
         assert_eq!(page(&[nothing.clone()]).matches("<svg").count(), 0);
         page(&[nothing.clone(), nothing]);
     }

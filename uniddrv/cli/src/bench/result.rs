@@ -14,8 +14,8 @@ use crate::output::Table;
 /// The device that was measured.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Target {
-    /// Its address.
-    pub(crate) target: String,
+    #[serde(rename = "target")]
+    pub(crate) address: String,
     pub(crate) transport: String,
     pub(crate) model: String,
     pub(crate) serial: String,
@@ -191,9 +191,9 @@ pub(crate) fn text(measurements: &[Measurement]) -> String {
 
 /// `0000:03:00.0 (vfio): QEMU NVMe Ctrl, serial 1, namespace 1: 1 GiB in blocks of 512 B`.
 pub(crate) fn describe_target(target: &Target) -> String {
-    let Target { target, transport, model, serial, namespace, block_size, size } = target;
+    let Target { address, transport, model, serial, namespace, block_size, size } = target;
     format!(
-        "{target} ({transport}): {model}, serial {serial}, namespace {namespace}: {} in blocks of {}",
+        "{address} ({transport}): {model}, serial {serial}, namespace {namespace}: {} in blocks of {}",
         size::show(*size),
         size::show((*block_size).into()),
     )
@@ -211,8 +211,11 @@ pub(crate) fn describe_workload(m: &Measurement) -> String {
 pub(crate) fn notes(measurements: &[Measurement]) -> Vec<String> {
     let mut notes = Vec::new();
     for m in measurements {
-        let at =
-            if measurements.len() > 1 { format!(" at queue depth {}", m.qd) } else { "".into() };
+        let at = if measurements.len() > 1 {
+            format!(" at queue depth {}", m.qd)
+        } else {
+            String::new()
+        };
         if m.interrupted {
             notes.push(format!("interrupted{at} after {:.1} s: partial results", m.seconds));
         }
@@ -291,7 +294,7 @@ pub(crate) mod tests {
 
     pub(crate) fn measurement(qd: usize, iops: f64) -> Measurement {
         let target = Target {
-            target: "model:nvme?size=1G".into(),
+            address: "model:nvme?size=1G".into(),
             transport: "inline".into(),
             model: "Model <1>".into(),
             serial: "S1".into(),

@@ -215,13 +215,13 @@ struct Phases<'a, Q> {
 impl<Q: BlockQueue + Send> Phases<'_, Q> {
     fn measure(&mut self, depth: usize) -> Outcome {
         let Plan { rw, time, ios, keep_going, .. } = *self.plan;
-        self.run(Stage::Measure(depth), Phase { time, ios, keep_going, ..self.phase(rw, depth) })
+        self.run(Stage::Measure(depth), &Phase { time, ios, keep_going, ..self.phase(rw, depth) })
     }
 
     /// Reads or writes each unit of the area once.
     fn pass(&mut self, stage: Stage, rw: Rw, depth: usize) -> Outcome {
         let units = self.workers.iter().map(Worker::units).sum();
-        self.run(stage, Phase { ios: Some(units), ..self.phase(rw, depth) })
+        self.run(stage, &Phase { ios: Some(units), ..self.phase(rw, depth) })
     }
 
     fn phase(&self, rw: Rw, depth: usize) -> Phase {
@@ -230,10 +230,10 @@ impl<Q: BlockQueue + Send> Phases<'_, Q> {
         Phase { rw, depth, time, ios, keep_going, patience, spin, seed }
     }
 
-    fn run(&mut self, stage: Stage, phase: Phase) -> Outcome {
+    fn run(&mut self, stage: Stage, phase: &Phase) -> Outcome {
         let progress = &mut *self.progress;
         let total = phase.ios;
-        run::run(&mut self.workers, &self.plan.cpus, &phase, self.interrupted, |done, elapsed| {
+        run::run(&mut self.workers, &self.plan.cpus, phase, self.interrupted, |done, elapsed| {
             progress(Progress { stage, done, total, elapsed });
         })
     }
@@ -304,7 +304,7 @@ mod tests {
     fn verifying_fills_before_reads_and_reads_back_after_writes() {
         for (rw, wanted) in [
             (Rw::RandRead, vec![Stage::Fill, Stage::Measure(4)]),
-            (Rw::RandRw, vec![Stage::Fill, Stage::Measure(4), Stage::ReadBack]),
+            (Rw::RandReadWrite, vec![Stage::Fill, Stage::Measure(4), Stage::ReadBack]),
             (Rw::RandWrite, vec![Stage::Measure(4), Stage::ReadBack]),
         ] {
             let (session, stages) = session(&Plan { verify: true, ..plan(rw) }, Fault::None);

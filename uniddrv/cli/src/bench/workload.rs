@@ -13,7 +13,7 @@ pub(crate) enum Rw {
     RandWrite,
     /// Read and write at random, half each
     #[value(name = "randrw")]
-    RandRw,
+    RandReadWrite,
     /// Read in order
     #[value(name = "read")]
     Read,
@@ -28,7 +28,7 @@ impl Rw {
         match self {
             Self::RandRead => "randread",
             Self::RandWrite => "randwrite",
-            Self::RandRw => "randrw",
+            Self::RandReadWrite => "randrw",
             Self::Read => "read",
             Self::Write => "write",
         }
@@ -36,17 +36,17 @@ impl Rw {
 
     /// Whether it writes.
     pub(crate) fn writes(self) -> bool {
-        matches!(self, Self::RandWrite | Self::RandRw | Self::Write)
+        matches!(self, Self::RandWrite | Self::RandReadWrite | Self::Write)
     }
 
     /// Whether it reads.
     pub(crate) fn reads(self) -> bool {
-        matches!(self, Self::RandRead | Self::RandRw | Self::Read)
+        matches!(self, Self::RandRead | Self::RandReadWrite | Self::Read)
     }
 
     /// Whether it jumps about.
     pub(crate) fn is_random(self) -> bool {
-        matches!(self, Self::RandRead | Self::RandWrite | Self::RandRw)
+        matches!(self, Self::RandRead | Self::RandWrite | Self::RandReadWrite)
     }
 }
 
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn random_steps_cover_the_area_evenly() {
-        let mut generator = Generator::new(Rw::RandRw, 10, 7);
+        let mut generator = Generator::new(Rw::RandReadWrite, 10, 7);
         let mut hits = [0u32; 10];
         let mut writes = 0;
         for _ in 0..100_000 {

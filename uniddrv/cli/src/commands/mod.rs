@@ -1,10 +1,13 @@
 //! The subcommands: one file and one line of [`Command`] each.
 
+mod bench;
 mod bind;
 mod completions;
 mod doctor;
+mod identify;
 mod list;
 mod man;
+mod smart;
 mod unbind;
 
 use crate::Context;
@@ -16,6 +19,9 @@ pub(crate) enum Command {
     List(list::List),
     Bind(bind::Bind),
     Unbind(unbind::Unbind),
+    Identify(identify::Identify),
+    Smart(smart::Smart),
+    Bench(bench::Bench),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
     Man(man::Man),
@@ -28,6 +34,9 @@ impl Command {
             Self::List(command) => command.run(context),
             Self::Bind(command) => command.run(context),
             Self::Unbind(command) => command.run(context),
+            Self::Identify(command) => command.run(context),
+            Self::Smart(command) => command.run(context),
+            Self::Bench(command) => command.run(context),
             Self::Doctor(command) => command.run(context),
             Self::Completions(command) => command.run(),
             Self::Man(command) => command.run(),

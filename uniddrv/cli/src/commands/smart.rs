@@ -119,7 +119,11 @@ impl From<&SmartHealth> for Health {
         Self {
             warnings: warnings.iter().filter(|(set, _)| *set).map(|(_, text)| *text).collect(),
             temperature_celsius: log.celsius(),
-            sensors_celsius: log.sensors.iter().filter_map(|kelvins| celsius(kelvins.get())).collect(),
+            sensors_celsius: log
+                .sensors
+                .iter()
+                .filter_map(|kelvins| celsius(kelvins.get()))
+                .collect(),
             available_spare_percent: log.available_spare,
             available_spare_threshold_percent: log.available_spare_threshold,
             percentage_used: log.percentage_used,

@@ -49,7 +49,7 @@ fn each_request_is_counted_once() {
 
 #[test]
 fn both_directions_are_mixed() {
-    let (tally, _) = run(&mut worker(Fault::None, false), &phase(Rw::RandRw, 10_000));
+    let (tally, _) = run(&mut worker(Fault::None, false), &phase(Rw::RandReadWrite, 10_000));
     assert_eq!(tally.reads + tally.writes, 10_000);
     assert!(tally.reads > 4_000 && tally.writes > 4_000);
 }
@@ -127,7 +127,7 @@ fn verified_data_is_read_back() {
     assert_eq!((tally.writes, tally.verified), (100, 0));
     let (tally, _) = run(&mut worker, &phase(Rw::RandRead, 1000));
     assert_eq!((tally.mismatches, tally.verified), (0, 2000));
-    let (tally, _) = run(&mut worker, &phase(Rw::RandRw, 1000));
+    let (tally, _) = run(&mut worker, &phase(Rw::RandReadWrite, 1000));
     assert_eq!((tally.mismatches, tally.verified), (0, 2 * tally.reads));
 }
 
