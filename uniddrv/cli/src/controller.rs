@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use storage_poll::{Controller, Namespace, Options};
+use storage_poll::{CLASS, Controller, Namespace, Options};
 use uniddrv::Address;
-use uniddrv::sysfs::{Sysfs, VFIO_PCI};
+use uniddrv::sysfs::{PciFunction, Sysfs, VFIO_PCI};
 
 use crate::error::Failure;
 
@@ -29,7 +29,11 @@ pub(crate) fn attach(
     options: Options,
 ) -> Result<Controller, Failure> {
     if let Address::Pci(pci) = address {
-        let driver = Sysfs::new(root).function(*pci)?.driver;
+        let PciFunction { driver, class, .. } = Sysfs::new(root).function(*pci)?;
+        // Told before anyone is sent to take a NIC from Linux.
+        if class.code() != CLASS {
+            return Err(Failure::new(format!("{address} is no NVMe controller: {class}")));
+        }
         if driver.as_deref() != Some(VFIO_PCI) {
             let has = driver.map_or("no driver has it".into(), |name| format!("{name} has it"));
             let message = format!("{address} is not bound to {VFIO_PCI}: {has}");

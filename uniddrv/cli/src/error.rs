@@ -59,7 +59,7 @@ impl Failure {
     fn render(&self) -> String {
         let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
         let green = Style::new().bold().fg_color(Some(AnsiColor::Green.into()));
-        let mut text = format!("{red}error:{red:#} {:#}\n", self.error);
+        let mut text = format!("{red}error:{red:#} {}\n", told_once(&self.error));
         let help = self.help.clone().or_else(|| known_help(&self.error));
         if let Some(help) = help {
             // Writing to a string cannot fail.
@@ -75,8 +75,34 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     }
 }
 
+/// The error and its causes; a cause that an error has told already is left out.
+fn told_once(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
 /// The help of a library's error, wherever in the chain it stands. One line
 /// per library that has any.
 fn known_help(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| cause.downcast_ref::<sysfs::Error>()?.help())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error =
+            anyhow::anyhow!("no such file").context("open /x: no such file").context("attach");
+        assert_eq!(told_once(&error), "attach: open /x: no such file");
+    }
 }

@@ -214,24 +214,24 @@ fn label_ends(svg: &mut String, mut ends: Vec<(f64, f64, &Series)>) {
 
 /// A chart of bars: name, class, value and the text beside it.
 pub(crate) fn bars(label: &str, bars: &[(String, String, f64, String)]) -> String {
-    const STEP: f64 = 44.0;
+    const STEP: f64 = 76.0;
     const NAMES: f64 = 140.0;
-    let height = STEP * bars.len() as f64 + 8.0;
+    let height = STEP * bars.len() as f64 + 16.0;
     let most = bars.iter().map(|bar| bar.2).fold(f64::MIN_POSITIVE, f64::max);
     let mut svg = open(label, height);
     for (index, (name, class, value, text)) in bars.iter().enumerate() {
-        let at = STEP * index as f64 + 8.0;
+        let at = STEP * index as f64 + 16.0;
         let length = (value / most).clamp(0.0, 1.0) * (WIDTH - NAMES - 130.0);
         let _ = write!(
             svg,
-            r#"<text class="bar-name" x="{:.1}" y="{:.1}" text-anchor="end">{}</text><rect class="bar {class}" x="{NAMES}" y="{at:.1}" width="{:.1}" height="28" rx="3"><title>{}</title></rect><text class="value" x="{:.1}" y="{:.1}">{}</text>"#,
+            r#"<text class="bar-name" x="{:.1}" y="{:.1}" text-anchor="end">{}</text><rect class="bar {class}" x="{NAMES}" y="{at:.1}" width="{:.1}" height="48" rx="4"><title>{}</title></rect><text class="value" x="{:.1}" y="{:.1}">{}</text>"#,
             NAMES - 10.0,
-            at + 19.0,
+            at + 29.0,
             escape(name),
             length.max(1.0),
             escape(text),
             NAMES + length + 8.0,
-            at + 19.0,
+            at + 29.0,
             escape(text)
         );
     }

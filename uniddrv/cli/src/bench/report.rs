@@ -215,7 +215,8 @@ fn figure(heading: &str, svg: &str) -> String {
 
 fn table(measurements: &[Measurement]) -> String {
     let compare = has_native(measurements);
-    let mut text = "<div class=\"scroll\"><table>\n<tr><th>Queue depth</th>".to_owned();
+    let class = if compare { "scroll compare" } else { "scroll" };
+    let mut text = format!("<div class=\"{class}\"><table>\n<tr><th>Queue depth</th>");
     if compare {
         text.push_str("<th class=\"left\">Driver</th>");
     }

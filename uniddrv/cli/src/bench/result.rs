@@ -228,14 +228,17 @@ pub(crate) fn notes(measurements: &[Measurement]) -> Vec<String> {
         } else if m.verified > 0 {
             notes.push(format!("{} blocks verified{at}", thousands(m.verified as f64)));
         }
-        if let Some(Calibration { loop_ns, round_trip }) = m.calibration {
-            let mut note = format!("the measuring loop alone: {loop_ns:.1} ns a request");
-            if let Some(trip) = round_trip {
-                let (one, other) = trip.cpus;
-                let _ = write!(note, "; a cache line CPU {one}-{other}-{one}: {:.0} ns", trip.ns);
-            }
-            notes.push(note);
+    }
+    // Measured once, whatever was measured beside it.
+    if let Some(Calibration { loop_ns, round_trip }) =
+        measurements.first().and_then(|m| m.calibration)
+    {
+        let mut note = format!("the measuring loop alone: {loop_ns:.1} ns a request");
+        if let Some(trip) = round_trip {
+            let (one, other) = trip.cpus;
+            let _ = write!(note, "; a cache line CPU {one}-{other}-{one}: {:.0} ns", trip.ns);
         }
+        notes.push(note);
     }
     notes
 }

@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use storage_poll::{Controller, Namespace, Options};
-use uniddrv::sysfs::{BindOptions, Sysfs};
+use uniddrv::sysfs::{BindOptions, Sysfs, VFIO_PCI};
 use uniddrv::{Address, PciAddress, TransportKind};
 
 use crate::Context;
 use crate::bench::calibrate::{self, Calibration};
-use crate::bench::disk::{Disk, Loan};
+use crate::bench::disk::{Disk, DiskError, Loan};
 use crate::bench::loss::{self, Refusal};
 use crate::bench::progress::Bar;
 use crate::bench::result::{self, Measurement, Native, Target};
@@ -376,12 +376,14 @@ impl Bench {
         native::check()
             .map_err(|error| Failure::from(error).with_help("install it: apt-get install fio"))?;
         let sysfs = Sysfs::new(&context.root);
-        let disk =
-            Disk::of(&context.root, &sysfs.function(address)?, self.namespace, &self.address)
-                .map_err(|error| {
-                    Failure::from(error)
-                        .with_help(format!("give it to Linux first: uniddrv unbind {address}"))
-                })?;
+        let function = sysfs.function(address)?;
+        let disk = Disk::of(&context.root, &function, self.namespace, &self.address);
+        let disk = disk.map_err(|error| {
+            let ours = matches!(&error, DiskError::Driver { driver, .. } if driver == VFIO_PCI);
+            let failure = Failure::from(error);
+            let help = format!("give it to Linux first: uniddrv unbind {address}");
+            if ours { failure.with_help(help) } else { failure }
+        })?;
         // All that could stop us later is found now, while nothing has been done.
         plan.check(&disk.info(), usize::MAX).map_err(Failure::from)?;
         sysfs.plan_bind(&[address], &BindOptions::default())?;
