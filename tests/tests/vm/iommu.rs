@@ -48,7 +48,7 @@ fn dma_outside_the_arena_is_blocked() {
 }
 
 /// Has the device copy `len` bytes and waits until it says that it is done.
-fn copy(registers: &Window, from: u64, to: u64, len: usize, to_memory: bool) {
+pub(super) fn copy(registers: &Window, from: u64, to: u64, len: usize, to_memory: bool) {
     registers.write64(edu::DmaSource::OFFSET, from);
     registers.write64(edu::DmaDestination::OFFSET, to);
     registers.write64(edu::DmaCount::OFFSET, len as u64);
@@ -60,7 +60,7 @@ fn copy(registers: &Window, from: u64, to: u64, len: usize, to_memory: bool) {
     });
 }
 
-fn kernel_log() -> String {
+pub(super) fn kernel_log() -> String {
     let output = std::process::Command::new("dmesg").output().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -20,6 +20,7 @@ use uniddrv::{Address, Device, PciAddress};
 mod bind;
 mod iommu;
 mod nvme;
+mod vfio;
 
 /// The NVMe controller that keeps data.
 const DATA: &str = "0000:00:10.0";

@@ -162,6 +162,17 @@ fn devices(line: &mut Line) -> Result<()> {
             format!("e1000e,netdev=nic{index},mac=52:54:00:00:00:0{index},addr={address}"),
         );
     }
+    // Ports that do not keep what is behind them apart.
+    for (index, address) in [(1, "15.0"), (2, "15.1")] {
+        line.pair(
+            "-device",
+            format!(
+                "pcie-root-port,id=port{index},chassis={index},port={index},addr={address},\
+                 multifunction=on,disable-acs=on"
+            ),
+        );
+        line.pair("-device", format!("e1000e,mac=52:54:00:00:01:0{index},bus=port{index}"));
+    }
     Ok(())
 }
 

@@ -36,7 +36,7 @@ const PACKAGES: &[&str] = &["qemu-system-x86", "busybox-static", "kmod"];
 /// Options of `cargo xtask vm`.
 #[derive(Args)]
 #[command(after_help = "\
-Devices in the guest, each in an IOMMU group of its own:
+Devices in the guest, the first five each in an IOMMU group of its own:
   0000:00:10.0  nvme0, serial uniddrv-data: namespace 1 has blocks of 512
                 bytes, namespace 2 of 4096, each 1 GiB of memory (which of
                 them is nvme0n1 changes; sysfs has the nsid)
@@ -44,6 +44,8 @@ Devices in the guest, each in an IOMMU group of its own:
   0000:00:12.0  QEMU's edu device
   0000:00:13.0  e1000e NIC, on one hub with
   0000:00:14.0  e1000e NIC
+  0000:01:00.0  e1000e NIC without a cable, in one IOMMU group with
+  0000:02:00.0  e1000e NIC without a cable
 
 The command runs as root in the current folder with the current environment
 and UNIDDRV_VM set; stdin is empty. Its exit status becomes this task's; 124 means that the

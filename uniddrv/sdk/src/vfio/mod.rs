@@ -81,10 +81,10 @@ impl Vfio {
         for (index, bar) in bars.iter_mut().enumerate() {
             *bar = Region::query(device.as_fd(), index as u32)?;
         }
-        let table = msix::table(|offset, data| {
-            config
-                .read(&device, offset.into(), data)
-                .map_err(|error| TransportError::io("read the capability list", error))
+        let table = msix::table(|offset| {
+            let mut dword = [0; 4];
+            config.read(&device, offset as u64, &mut dword).ok()?;
+            Some(u32::from_le_bytes(dword))
         })?;
         if let Some(table) = table
             && let Some(bar) = bars.get_mut(usize::from(table.bar))
