@@ -355,10 +355,16 @@ impl Pinned {
         self.len
     }
 
+    /// Whether the client still has it mapped.
+    #[inline]
+    pub fn is_live(&self) -> bool {
+        self.region.live.load(Ordering::Acquire)
+    }
+
     /// Its memory; nothing once the client has unmapped it.
     #[inline]
     pub fn slice(&self) -> Option<VolatileSlice<'_>> {
-        if !self.region.live.load(Ordering::Acquire) {
+        if !self.is_live() {
             return None;
         }
         self.region.mapping.get_slice(self.offset, self.len).ok()

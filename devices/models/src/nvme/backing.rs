@@ -1,0 +1,440 @@
+//! Where blocks are kept.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, FlockOperation, MemfdFlags, fallocate, flock, ftruncate, memfd_create};
+use uniddrv_spec::nvme::status::Status;
+use vm_memory::VolatileMemory;
+
+use super::data::Data;
+use crate::host::{ClientMemory, MapError, Pinned};
+
+/// Blocks are cleared and copied in pieces of this many bytes.
+const PIECE: usize = 64 << 10;
+static ZEROES: [u8; PIECE] = [0; PIECE];
+const HOLE: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
+
+/// A backing that cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BackingError {
+    /// The memory is not there.
+    #[error("cannot keep {size} bytes in memory: {error}")]
+    Memory {
+        /// Bytes asked for.
+        size: u64,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
+    /// The memory cannot be mapped.
+    #[error("cannot keep {size} bytes in memory: {error}")]
+    Map {
+        /// Bytes asked for.
+        size: u64,
+        /// Why.
+        #[source]
+        error: MapError,
+    },
+    /// The file cannot be used.
+    #[error("backing file {}: {action}: {error}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
+    /// It is no ordinary file.
+    #[error("backing file {} is no ordinary file", .0.display())]
+    NotAFile(PathBuf),
+    /// Another model uses it.
+    #[error("backing file {} is in use by another model", .0.display())]
+    InUse(PathBuf),
+    /// It does not hold what the namespaces take.
+    #[error(
+        "backing file {} has {found} bytes, the namespaces take {wanted}; \
+         give sizes that fit, or a path where no file is yet",
+        path.display()
+    )]
+    Size {
+        /// Which file.
+        path: PathBuf,
+        /// Bytes that it has.
+        found: u64,
+        /// Bytes that the namespaces take.
+        wanted: u64,
+    },
+    /// It is too small for one block, or new and no size was given.
+    #[error(
+        "backing file {} has {found} bytes: give a size (size=1G), or a file of whole blocks",
+        path.display()
+    )]
+    NoSize {
+        /// Which file.
+        path: PathBuf,
+        /// Bytes that it has.
+        found: u64,
+    },
+}
+
+/// The blocks of one namespace. Offsets and lengths are in bytes and lie inside it: whoever
+/// calls has checked that.
+#[derive(Debug)]
+pub(super) enum Backing {
+    /// Nowhere: writes are dropped, reads leave the client's memory as it is.
+    Null,
+    /// In memory.
+    Ram(Ram),
+    /// In a part of a file.
+    File(FilePart),
+}
+
+/// Blocks in a memfd, which is sparse: what was never written takes no memory.
+#[derive(Debug)]
+pub(super) struct Ram {
+    fd: OwnedFd,
+    memory: Pinned,
+}
+
+/// Blocks in a file from a byte on.
+#[derive(Debug)]
+pub(super) struct FilePart {
+    file: Arc<File>,
+    start: u64,
+    punches: bool,
+    buffer: Vec<u8>,
+}
+
+impl Backing {
+    /// `size` bytes of memory.
+    pub(super) fn ram(size: u64) -> Result<Self, BackingError> {
+        let error = |error: rustix::io::Errno| BackingError::Memory { size, error: error.into() };
+        let fd = memfd_create("uniddrv-nvme", MemfdFlags::CLOEXEC).map_err(error)?;
+        ftruncate(&fd, size).map_err(error)?;
+        let memory = Pinned::own(fd.as_fd(), size as usize)
+            .map_err(|error| BackingError::Map { size, error })?;
+        Ok(Self::Ram(Ram { fd, memory }))
+    }
+
+    /// The part of `file` that starts at byte `start`.
+    pub(super) fn file(file: Arc<File>, start: u64) -> Self {
+        // Behind its end there is nothing to take away: it only tells whether this is possible.
+        let end = file.metadata().map_or(0, |metadata| metadata.len());
+        let punches = fallocate(&*file, HOLE, end, 4096).is_ok();
+        Self::File(FilePart { file, start, punches, buffer: Vec::new() })
+    }
+
+    /// Reads the client's `data` from `offset` on.
+    #[inline]
+    pub(super) fn read(
+        &mut self,
+        offset: u64,
+        data: &Data,
+        memory: &ClientMemory,
+    ) -> Result<(), Status> {
+        match self {
+            Self::Null => Ok(()),
+            Self::Ram(ram) => data.each(memory, |place, to| {
+                ram.slice(offset + place as u64, to.len())?.copy_to_volatile_slice(to);
+                Ok(())
+            }),
+            Self::File(part) => data.each(memory, |place, to| part.read(offset + place as u64, to)),
+        }
+    }
+
+    /// Writes the client's `data` from `offset` on.
+    #[inline]
+    pub(super) fn write(
+        &mut self,
+        offset: u64,
+        data: &Data,
+        memory: &ClientMemory,
+    ) -> Result<(), Status> {
+        match self {
+            Self::Null => Ok(()),
+            Self::Ram(ram) => data.each(memory, |place, from| {
+                let to = ram.slice(offset + place as u64, from.len())?;
+                from.copy_to_volatile_slice(to);
+                Ok(())
+            }),
+            Self::File(part) => {
+                data.each(memory, |place, from| part.write(offset + place as u64, from))
+            }
+        }
+    }
+
+    /// Copies blocks out, `to.len()` bytes at `offset`.
+    pub(super) fn load(&mut self, offset: u64, to: &mut [u8]) -> Result<(), Status> {
+        match self {
+            Self::Null => to.fill(0),
+            Self::Ram(ram) => {
+                ram.slice(offset, to.len())?.copy_to(to);
+            }
+            Self::File(part) => part.load(offset, to)?,
+        }
+        Ok(())
+    }
+
+    /// Copies blocks in, `from.len()` bytes at `offset`.
+    pub(super) fn store(&mut self, offset: u64, from: &[u8]) -> Result<(), Status> {
+        match self {
+            Self::Null => Ok(()),
+            Self::Ram(ram) => {
+                ram.slice(offset, from.len())?.copy_from(from);
+                Ok(())
+            }
+            Self::File(part) => part.store(offset, from),
+        }
+    }
+
+    /// Makes `len` bytes at `offset` read as zeroes, giving back what they take where that is
+    /// possible.
+    pub(super) fn clear(&mut self, offset: u64, len: u64) -> Result<(), Status> {
+        let (fd, start) = match self {
+            Self::Null => return Ok(()),
+            Self::Ram(ram) => (ram.fd.as_fd(), 0),
+            Self::File(part) => (part.file.as_fd(), part.start),
+        };
+        if len > PIECE as u64 && fallocate(fd, HOLE, start + offset, len).is_ok() {
+            return Ok(());
+        }
+        let mut done = 0;
+        while done < len {
+            let piece = (len - done).min(PIECE as u64);
+            self.store(offset + done, ZEROES.get(..piece as usize).unwrap_or_default())?;
+            done += piece;
+        }
+        Ok(())
+    }
+
+    /// Whether deallocated blocks read as zeroes.
+    pub(super) fn deallocates(&self) -> bool {
+        match self {
+            Self::Null => false,
+            Self::Ram(_) => true,
+            Self::File(part) => part.punches,
+        }
+    }
+
+    /// The client does not need these bytes any more: clears them where that is cheap.
+    pub(super) fn deallocate(&mut self, offset: u64, len: u64) -> Result<(), Status> {
+        if self.deallocates() { self.clear(offset, len) } else { Ok(()) }
+    }
+
+    /// Makes what was written permanent.
+    pub(super) fn flush(&mut self) -> Result<(), Status> {
+        match self {
+            Self::Null | Self::Ram(_) => Ok(()),
+            Self::File(part) => part.file.sync_data().map_err(|error| {
+                tracing::warn!(%error, "backing file: flush failed");
+                Status::WRITE_FAULT
+            }),
+        }
+    }
+
+    /// Whether a flush has anything to do.
+    pub(super) fn has_cache(&self) -> bool {
+        matches!(self, Self::File(_))
+    }
+
+    /// Whether the client's `data` equals the blocks from `offset` on.
+    pub(super) fn equals(
+        &mut self,
+        offset: u64,
+        data: &Data,
+        memory: &ClientMemory,
+    ) -> Result<bool, Status> {
+        let (mut ours, mut theirs) = ([0; 4096], [0; 4096]);
+        let mut equal = true;
+        data.each(memory, |place, slice| {
+            let mut done = 0;
+            while done < slice.len() && equal {
+                let piece = (slice.len() - done).min(ours.len());
+                let (ours, theirs) = (&mut ours[..piece], &mut theirs[..piece]);
+                let part = slice.subslice(done, piece).map_err(|_| Status::INTERNAL_ERROR)?;
+                part.copy_to(theirs);
+                self.load(offset + (place + done) as u64, ours)?;
+                equal = ours == theirs;
+                done += piece;
+            }
+            Ok(())
+        })?;
+        Ok(equal)
+    }
+}
+
+impl Ram {
+    #[inline]
+    fn slice(&self, offset: u64, len: usize) -> Result<vm_memory::VolatileSlice<'_>, Status> {
+        self.memory
+            .slice()
+            .and_then(|slice| slice.subslice(offset as usize, len).ok())
+            .ok_or(Status::INTERNAL_ERROR)
+    }
+}
+
+impl FilePart {
+    fn read(&mut self, offset: u64, to: vm_memory::VolatileSlice<'_>) -> Result<(), Status> {
+        // The kernel cannot be handed the client's memory without unsafe code: one copy more.
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(PIECE, 0);
+        let result = pieces(to.len(), |done, piece| {
+            let buffer = buffer.get_mut(..piece).unwrap_or_default();
+            self.load(offset + done as u64, buffer)?;
+            to.subslice(done, piece).map_err(|_| Status::INTERNAL_ERROR)?.copy_from(buffer);
+            Ok(())
+        });
+        self.buffer = buffer;
+        result
+    }
+
+    fn write(&mut self, offset: u64, from: vm_memory::VolatileSlice<'_>) -> Result<(), Status> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(PIECE, 0);
+        let result = pieces(from.len(), |done, piece| {
+            let buffer = buffer.get_mut(..piece).unwrap_or_default();
+            from.subslice(done, piece).map_err(|_| Status::INTERNAL_ERROR)?.copy_to(buffer);
+            self.store(offset + done as u64, buffer)
+        });
+        self.buffer = buffer;
+        result
+    }
+
+    fn load(&self, offset: u64, to: &mut [u8]) -> Result<(), Status> {
+        self.file.read_exact_at(to, self.start + offset).map_err(|error| {
+            tracing::warn!(%error, offset, "backing file: read failed");
+            Status::UNRECOVERED_READ_ERROR
+        })
+    }
+
+    fn store(&self, offset: u64, from: &[u8]) -> Result<(), Status> {
+        self.file.write_all_at(from, self.start + offset).map_err(|error| {
+            tracing::warn!(%error, offset, "backing file: write failed");
+            Status::WRITE_FAULT
+        })
+    }
+}
+
+/// Calls `f` with the offset and length of each piece of `len` bytes.
+fn pieces(
+    len: usize,
+    mut f: impl FnMut(usize, usize) -> Result<(), Status>,
+) -> Result<(), Status> {
+    let mut done = 0;
+    while done < len {
+        let piece = (len - done).min(PIECE);
+        f(done, piece)?;
+        done += piece;
+    }
+    Ok(())
+}
+
+/// Opens the file at `path` for this process alone, or makes it with `size` bytes. Returns it
+/// with its length.
+pub(super) fn open_file(path: &Path, size: Option<u64>) -> Result<(File, u64), BackingError> {
+    let failed = |action, error: io::Error| BackingError::File {
+        path: path.to_owned(),
+        action,
+        error,
+    };
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    let (file, new) = match options.open(path) {
+        Ok(file) => (file, false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let Some(_) = size else {
+                return Err(BackingError::NoSize { path: path.to_owned(), found: 0 });
+            };
+            let file = options.create_new(true).open(path).map_err(|e| failed("create", e))?;
+            (file, true)
+        }
+        Err(error) => return Err(failed("open", error)),
+    };
+    let found = file.metadata().map_err(|e| failed("stat", e))?;
+    if !found.is_file() {
+        return Err(BackingError::NotAFile(path.to_owned()));
+    }
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Err(BackingError::InUse(path.to_owned()));
+    }
+    if let (true, Some(size)) = (new, size) {
+        if let Err(error) = file.set_len(size) {
+            // Leave nothing behind: the file is ours and holds nothing.
+            let _ = std::fs::remove_file(path);
+            return Err(failed("set the size", error));
+        }
+        return Ok((file, size));
+    }
+    match size {
+        Some(wanted) if wanted != found.len() => {
+            Err(BackingError::Size { path: path.to_owned(), found: found.len(), wanted })
+        }
+        _ => Ok((file, found.len())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round_trip(mut backing: Backing) {
+        backing.store(1000, &[7; 300]).unwrap();
+        let mut data = [1; 400];
+        backing.load(950, &mut data).unwrap();
+        assert!(data[..50].iter().all(|&byte| byte == 0));
+        assert!(data[50..350].iter().all(|&byte| byte == 7));
+        assert!(data[350..].iter().all(|&byte| byte == 0));
+        backing.clear(1000, 100).unwrap();
+        backing.load(1000, &mut data).unwrap();
+        assert_eq!((data[99], data[100]), (0, 7));
+        backing.store((1 << 20) - 5, &[9; 5]).unwrap();
+        backing.clear(0, 1 << 20).unwrap();
+        backing.load((1 << 20) - 400, &mut data).unwrap();
+        assert_eq!(data, [0; 400]);
+        backing.flush().unwrap();
+    }
+
+    #[test]
+    fn ram_keeps_and_clears() {
+        round_trip(Backing::ram(1 << 20).unwrap());
+    }
+
+    #[test]
+    fn a_file_keeps_and_clears_its_part() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk");
+        let (file, len) = open_file(&path, Some(3 << 20)).unwrap();
+        assert_eq!(len, 3 << 20);
+        round_trip(Backing::file(Arc::new(file), 1 << 20));
+    }
+
+    #[test]
+    fn impossible_backings_are_errors() {
+        assert!(Backing::ram(1 << 62).is_err());
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk");
+        assert!(matches!(open_file(&path, None), Err(BackingError::NoSize { .. })));
+        assert!(matches!(open_file(directory.path(), None), Err(BackingError::File { .. })));
+        assert!(open_file(&path, Some(u64::MAX)).is_err());
+        assert!(!path.exists());
+        let first = open_file(&path, Some(4096)).unwrap();
+        assert!(matches!(open_file(&path, None), Err(BackingError::InUse(_))));
+        drop(first);
+        assert!(matches!(open_file(&path, Some(8192)), Err(BackingError::Size { .. })));
+        assert_eq!(open_file(&path, None).unwrap().1, 4096);
+    }
+
+    #[test]
+    fn a_full_disk_is_a_write_fault() {
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut backing = Backing::file(Arc::new(full), 0);
+        assert_eq!(backing.store(0, &[1; 512]), Err(Status::WRITE_FAULT));
+    }
+}
