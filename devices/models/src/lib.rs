@@ -7,6 +7,7 @@
 //! | [`config_space`] | PCI configuration space with write masks and capabilities |
 //! | [`inline`] | a model as a transport of this process |
 //! | [`vfio_user`] | a model served to other processes |
+//! | [`nvme`] | an NVMe 2.0 controller |
 //! | [`edu`] | QEMU's `edu` device |
 //! | [`mod@open`] | any device by its address, models included |
 //!
@@ -21,6 +22,7 @@ pub mod edu;
 pub mod host;
 pub mod inline;
 pub mod model;
+pub mod nvme;
 pub mod open;
 pub mod vfio_user;
 
@@ -29,4 +31,5 @@ pub use edu::Edu;
 pub use host::{ClientMemory, DmaFault, Host, Interrupts};
 pub use inline::Inline;
 pub use model::{Model, ModelBar, SharedPart};
+pub use nvme::NvmeModel;
 pub use open::{OpenError, open};

@@ -7,9 +7,10 @@ use uniddrv::{Address, Device};
 
 use crate::edu::{self, Edu};
 use crate::inline::Inline;
+use crate::nvme::{NewError, NvmeModel, ParamError, Params};
 
 /// The kinds of models.
-pub const KINDS: &[&str] = &["edu"];
+pub const KINDS: &[&str] = &["nvme", "edu"];
 
 /// A device that cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,24 @@ pub enum OpenError {
         address: Address,
         /// The kind that it names.
         kind: String,
+    },
+    /// A parameter of the NVMe model that cannot be.
+    #[error("cannot open {address}: {error}")]
+    NvmeParameter {
+        /// The address.
+        address: Address,
+        /// What is wrong with it.
+        #[source]
+        error: ParamError,
+    },
+    /// What an NVMe model needs cannot be had.
+    #[error("cannot open {address}: {error}")]
+    Nvme {
+        /// The address.
+        address: Address,
+        /// What is missing.
+        #[source]
+        error: NewError,
     },
     /// A parameter of the edu model that cannot be.
     #[error("cannot open {address}: {error}")]
@@ -49,6 +68,14 @@ pub fn open(address: &Address) -> Result<Device, OpenError> {
 
 fn open_model(address: &Address, model: &ModelAddress) -> Result<Device, OpenError> {
     match model.kind.as_str() {
+        "nvme" => {
+            let pairs = model.parameters.iter().map(|(key, value)| (&**key, &**value));
+            let params = Params::from_pairs(pairs)
+                .map_err(|error| OpenError::NvmeParameter { address: address.clone(), error })?;
+            let model = NvmeModel::new(params)
+                .map_err(|error| OpenError::Nvme { address: address.clone(), error })?;
+            Ok(Device::new(Arc::new(Inline::new(model)), address.clone()))
+        }
         "edu" => {
             let model = Edu::with_parameters(&model.parameters)
                 .map_err(|error| OpenError::Edu { address: address.clone(), error })?;
@@ -66,12 +93,19 @@ mod tests {
     fn a_model_is_opened_by_its_address() {
         let device = open(&"model:edu?fault=dma".parse().unwrap()).unwrap();
         assert_eq!(device.identity().unwrap().device, uniddrv_spec::edu::DEVICE);
+        let device = open(&"model:nvme?size=1M&backing=null".parse().unwrap()).unwrap();
+        assert_eq!(device.identity().unwrap().class, 0x01_08_02);
     }
 
     #[test]
     fn what_cannot_be_opened_says_why() {
         for (address, says) in [
             ("model:cpu", "there are: "),
+            ("model:nvme?sizes=1G", "no parameter `sizes`"),
+            ("model:nvme?size=1X", "`size=1X`"),
+            ("model:nvme?fault=x", "there is no `x`"),
+            ("model:nvme?size=1", "namespace 1 of 1 bytes"),
+            ("model:nvme?backing=file:/nowhere/x", "/nowhere/x"),
             ("model:edu?size=1G", "no parameter `size`"),
             ("model:edu?fault=all", "no fault `all`"),
             ("vhost-user:/nowhere", "virtio"),

@@ -81,9 +81,11 @@ impl Interrupts {
         }
     }
 
-    /// Whether the pin is what [`signal`](Self::signal) would use.
-    pub fn by_pin(&self) -> bool {
-        self.msix.is_empty() && self.msi.is_empty()
+    /// Whether MSI-X is connected. (Its table masks vectors, a device's own mask registers
+    /// are for the others.)
+    #[inline]
+    pub fn by_table(&self) -> bool {
+        !self.msix.is_empty()
     }
 
     /// How many were signalled so far.
@@ -131,7 +133,7 @@ mod tests {
         assert!(!pin.clear().unwrap());
         assert_eq!(interrupts.signalled(), 2);
         interrupts.disconnect(InterruptKind::Msix);
-        assert!(interrupts.by_pin());
+        assert!(!interrupts.by_table());
     }
 
     #[test]

@@ -7,9 +7,11 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, FlockOperation, MemfdFlags, fallocate, flock, ftruncate, memfd_create};
+use rustix::fs::{
+    FallocateFlags, FlockOperation, MemfdFlags, fallocate, flock, ftruncate, memfd_create,
+};
 use uniddrv_spec::nvme::status::Status;
-use vm_memory::VolatileMemory;
+use vm_memory::VolatileSlice;
 
 use super::data::Data;
 use crate::host::{ClientMemory, MapError, Pinned};
@@ -272,7 +274,7 @@ impl Backing {
 
 impl Ram {
     #[inline]
-    fn slice(&self, offset: u64, len: usize) -> Result<vm_memory::VolatileSlice<'_>, Status> {
+    fn slice(&self, offset: u64, len: usize) -> Result<VolatileSlice<'_>, Status> {
         self.memory
             .slice()
             .and_then(|slice| slice.subslice(offset as usize, len).ok())
@@ -281,7 +283,7 @@ impl Ram {
 }
 
 impl FilePart {
-    fn read(&mut self, offset: u64, to: vm_memory::VolatileSlice<'_>) -> Result<(), Status> {
+    fn read(&mut self, offset: u64, to: VolatileSlice<'_>) -> Result<(), Status> {
         // The kernel cannot be handed the client's memory without unsafe code: one copy more.
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(PIECE, 0);
@@ -295,7 +297,7 @@ impl FilePart {
         result
     }
 
-    fn write(&mut self, offset: u64, from: vm_memory::VolatileSlice<'_>) -> Result<(), Status> {
+    fn write(&mut self, offset: u64, from: VolatileSlice<'_>) -> Result<(), Status> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(PIECE, 0);
         let result = pieces(from.len(), |done, piece| {
@@ -323,10 +325,7 @@ impl FilePart {
 }
 
 /// Calls `f` with the offset and length of each piece of `len` bytes.
-fn pieces(
-    len: usize,
-    mut f: impl FnMut(usize, usize) -> Result<(), Status>,
-) -> Result<(), Status> {
+fn pieces(len: usize, mut f: impl FnMut(usize, usize) -> Result<(), Status>) -> Result<(), Status> {
     let mut done = 0;
     while done < len {
         let piece = (len - done).min(PIECE);
@@ -339,11 +338,8 @@ fn pieces(
 /// Opens the file at `path` for this process alone, or makes it with `size` bytes. Returns it
 /// with its length.
 pub(super) fn open_file(path: &Path, size: Option<u64>) -> Result<(File, u64), BackingError> {
-    let failed = |action, error: io::Error| BackingError::File {
-        path: path.to_owned(),
-        action,
-        error,
-    };
+    let failed =
+        |action, error: io::Error| BackingError::File { path: path.to_owned(), action, error };
     let mut options = OpenOptions::new();
     options.read(true).write(true);
     let (file, new) = match options.open(path) {

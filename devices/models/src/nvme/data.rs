@@ -136,8 +136,7 @@ impl Data {
             for descriptor in chunk {
                 taken += 1;
                 let end = taken == count;
-                let next =
-                    self.take_descriptor(*descriptor, end && !last, left, access, memory)?;
+                let next = self.take_descriptor(*descriptor, end && !last, left, access, memory)?;
                 if next.is_some() {
                     return Ok(next);
                 }

@@ -10,7 +10,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::backing::Backing;
 use super::data::{Data, Pointers};
-use super::logs::Health;
+use super::logs::Logs;
 use super::namespace::Namespace;
 use crate::host::{Access, ClientMemory};
 
@@ -24,7 +24,7 @@ pub(super) const COPY_BLOCKS: u32 = 1024;
 pub(super) struct Io<'a> {
     pub(super) namespaces: &'a mut [Namespace],
     pub(super) data: &'a mut Data,
-    pub(super) health: &'a mut Health,
+    pub(super) logs: &'a mut Logs,
     pub(super) memory: &'a ClientMemory,
     pub(super) pointers: Pointers,
     /// The most bytes of one command's data.
@@ -77,7 +77,7 @@ impl Io<'_> {
             return Err(Status::UNRECOVERED_READ_ERROR);
         }
         namespace.backing.read(offset, self.data, self.memory)?;
-        self.health.read(len);
+        self.logs.health.read(len);
         Ok(())
     }
 
@@ -96,7 +96,7 @@ impl Io<'_> {
         if range.flags.fua() || !self.cached {
             namespace.backing.flush()?;
         }
-        self.health.write(len);
+        self.logs.health.write(len);
         Ok(())
     }
 
@@ -131,7 +131,7 @@ impl Io<'_> {
         if !null && !namespace.backing.equals(offset, self.data, self.memory)? {
             return Err(Status::COMPARE_FAILURE);
         }
-        self.health.read(len);
+        self.logs.health.read(len);
         Ok(())
     }
 

@@ -176,8 +176,7 @@ impl Params {
             }
             "mdts" => {
                 let size = parse_size(value).filter(|size| size.is_power_of_two());
-                self.max_transfer =
-                    size.filter(|size| (4 << 10..=32 << 20).contains(size))? as u32;
+                self.max_transfer = size.filter(|size| (4 << 10..=32 << 20).contains(size))? as u32;
             }
             "shadow-doorbells" => self.shadow_doorbells = parse_switch(value)?,
             "sgl" => self.sgl = parse_switch(value)?,

@@ -36,7 +36,10 @@ impl Ring {
 
     /// Its memory, looked up again where the client has mapped it anew.
     #[inline]
-    pub(super) fn view<'a>(&'a mut self, memory: &'a ClientMemory) -> Result<RingView<'a>, DmaFault> {
+    pub(super) fn view<'a>(
+        &'a mut self,
+        memory: &'a ClientMemory,
+    ) -> Result<RingView<'a>, DmaFault> {
         if self.pinned.as_ref().is_none_or(|pinned| !pinned.is_live()) {
             self.pinned = memory.pin(self.iova, self.len, self.access)?;
         }
@@ -47,11 +50,44 @@ impl Ring {
     }
 }
 
+impl Ring {
+    /// Loads the dword at byte `offset`.
+    pub(super) fn load(&mut self, memory: &ClientMemory, offset: usize) -> Result<u32, Fault> {
+        let mut bytes = [0; 4];
+        match self.view(memory).map_err(|_| Fault)? {
+            RingView::Direct(slice) => {
+                return slice.load(offset, Ordering::Acquire).map(u32::from_le).map_err(|_| Fault);
+            }
+            RingView::Scattered(memory, iova) => {
+                memory.read(iova.wrapping_add(offset as u64), &mut bytes).map_err(|_| Fault)?;
+            }
+        }
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// Stores the dword at byte `offset`.
+    pub(super) fn store(
+        &mut self,
+        memory: &ClientMemory,
+        offset: usize,
+        value: u32,
+    ) -> Result<(), Fault> {
+        match self.view(memory).map_err(|_| Fault)? {
+            RingView::Direct(slice) => {
+                slice.store(value.to_le(), offset, Ordering::Release).map_err(|_| Fault)
+            }
+            RingView::Scattered(memory, iova) => {
+                let iova = iova.wrapping_add(offset as u64);
+                memory.write(iova, &value.to_le_bytes()).map_err(|_| Fault)
+            }
+        }
+    }
+}
+
 impl RingView<'_> {
     /// Copies submission entry `index` out, once.
     #[inline]
-    pub(super) fn fetch(&self, index: u32) -> Result<SubmissionEntry, Fault> {
-        let mut entry = SubmissionEntry::default();
+    pub(super) fn fetch(&self, index: u32, entry: &mut SubmissionEntry) -> Result<(), Fault> {
         let offset = index as usize * SubmissionEntry::SIZE;
         match self {
             Self::Direct(slice) => {
@@ -63,7 +99,7 @@ impl RingView<'_> {
                 memory.read(iova, entry.as_mut_bytes()).map_err(|_| Fault)?;
             }
         }
-        Ok(entry)
+        Ok(())
     }
 
     /// Writes completion entry `index`; the half that holds the phase last.
@@ -185,6 +221,12 @@ impl SubmissionQueue {
         Err(InvalidDoorbell)
     }
 
+    /// How many entries there are from the head to `tail`.
+    #[inline]
+    pub(super) fn available(&self, tail: u32) -> u32 {
+        if tail >= self.head { tail - self.head } else { tail + self.size - self.head }
+    }
+
     /// The entry after `index`.
     #[inline]
     pub(super) fn next(&self, index: u32) -> u32 {
@@ -196,24 +238,37 @@ impl SubmissionQueue {
 #[derive(Debug)]
 pub(super) struct CompletionQueue {
     pub(super) ring: Ring,
-    /// How many entries it has.
-    pub(super) size: u32,
-    /// The next entry to write.
-    pub(super) tail: u32,
-    /// The client's head, as last seen.
-    pub(super) head: u32,
-    phase: bool,
+    pub(super) cursor: Cursor,
     /// Its interrupt vector, where it has one.
     pub(super) vector: Option<u16>,
     /// How many submission queues use it.
     pub(super) users: u32,
-    refused: Option<u32>,
 }
 
 impl CompletionQueue {
     pub(super) fn new(iova: u64, size: u32, vector: Option<u16>) -> Self {
         let ring = Ring::new(iova, size as usize * CompletionEntry::SIZE, Access::Write);
-        Self { ring, size, tail: 0, head: 0, phase: true, vector, users: 0, refused: None }
+        let cursor = Cursor { size, tail: 0, head: 0, phase: true, refused: None };
+        Self { ring, cursor, vector, users: 0 }
+    }
+}
+
+/// Where a completion queue is.
+#[derive(Debug)]
+pub(super) struct Cursor {
+    size: u32,
+    // The next entry to write.
+    tail: u32,
+    // The client's head, as last seen.
+    head: u32,
+    phase: bool,
+    refused: Option<u32>,
+}
+
+impl Cursor {
+    /// The client's head, as last seen.
+    pub(super) fn head(&self) -> u32 {
+        self.head
     }
 
     /// How many entries can be written, going by the head as last seen.
@@ -234,7 +289,8 @@ impl CompletionQueue {
 
     /// Takes what the head doorbell says.
     pub(super) fn set_head(&mut self, head: u32) -> Result<(), InvalidDoorbell> {
-        let distance = |from: u32, to: u32| if to >= from { to - from } else { to + self.size - from };
+        let distance =
+            |from: u32, to: u32| if to >= from { to - from } else { to + self.size - from };
         if head < self.size && distance(self.head, head) <= distance(self.head, self.tail) {
             self.head = head;
             return Ok(());

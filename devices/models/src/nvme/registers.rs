@@ -17,6 +17,9 @@ pub(super) const DOORBELL_START: u64 = DOORBELLS as u64;
 /// The smallest page of memory, CAP.MPSMIN, in bytes.
 pub(super) const MIN_PAGE: usize = 4096;
 
+/// The version of the standard: 2.0.
+pub(super) const VERSION: Vs = Vs::from_bits(0x0002_0000);
+
 /// What a write to a register asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
@@ -92,7 +95,7 @@ impl Registers {
         match offset {
             Cap::OFFSET => low(self.cap.bits()),
             0x04 => high(self.cap.bits()),
-            Vs::OFFSET => Vs::V2_0.bits(),
+            Vs::OFFSET => VERSION.bits(),
             Intms::OFFSET | Intmc::OFFSET => self.masked,
             Cc::OFFSET => self.cc.bits(),
             Csts::OFFSET => self.csts.bits(),
@@ -194,8 +197,18 @@ impl Doorbells {
 
     /// As after a reset, for both queues `qid`.
     pub(super) fn clear(&self, qid: u16) {
-        self.store(submission_doorbell(qid, 0), 0);
-        self.store(completion_doorbell(qid, 0), 0);
+        self.clear_tail(qid);
+        self.clear_head(qid);
+    }
+
+    /// As for a new submission queue.
+    pub(super) fn clear_tail(&self, sqid: u16) {
+        self.store(submission_doorbell(sqid, 0), 0);
+    }
+
+    /// As for a new completion queue.
+    pub(super) fn clear_head(&self, cqid: u16) {
+        self.store(completion_doorbell(cqid, 0), 0);
     }
 
     /// A trapped write.

@@ -92,11 +92,8 @@ impl FromStr for FaultPlan {
 
 impl FaultPlan {
     fn set(&mut self, key: &str, value: &str) -> Result<(), PlanError> {
-        let expects = |expected| PlanError::Value {
-            key: key.to_owned(),
-            value: value.to_owned(),
-            expected,
-        };
+        let expects =
+            |expected| PlanError::Value { key: key.to_owned(), value: value.to_owned(), expected };
         let number = || number(value).ok_or_else(|| expects("a number"));
         let chance = || chance(value).ok_or_else(|| expects("a probability, 0 to 1"));
         match key {

@@ -23,8 +23,8 @@ fn entries_wrap_and_the_phase_turns() {
     let mut queue = CompletionQueue::new(BASE, 3, None);
     let mut phases = Vec::new();
     for cid in 0..7 {
-        assert!(queue.room() > 0);
-        let (place, entry) = queue.push(completion(cid), 5, false);
+        assert!(queue.cursor.room() > 0);
+        let (place, entry) = queue.cursor.push(completion(cid), 5, false);
         let view = queue.ring.view(&memory).unwrap();
         view.post(place, &entry).unwrap();
         let mut bytes = [0; 16];
@@ -32,7 +32,7 @@ fn entries_wrap_and_the_phase_turns() {
         assert_eq!(bytes, entry.as_bytes());
         assert_eq!((entry.cid(), entry.sqid(), entry.sqhd(), entry.dw0()), (cid, 1, 5, 7));
         phases.push(entry.phase());
-        queue.set_head(queue.tail).unwrap();
+        queue.cursor.set_head(queue.cursor.tail).unwrap();
     }
     assert_eq!(phases, [true, true, true, false, false, false, true]);
 }
@@ -41,26 +41,26 @@ fn entries_wrap_and_the_phase_turns() {
 fn a_full_queue_has_no_room() {
     let mut queue = CompletionQueue::new(BASE, 4, None);
     for cid in 0..3 {
-        assert_eq!(queue.room(), 3 - u32::from(cid));
-        let _ = queue.push(completion(cid), 0, false);
+        assert_eq!(queue.cursor.room(), 3 - u32::from(cid));
+        let _ = queue.cursor.push(completion(cid), 0, false);
     }
-    assert_eq!(queue.room(), 0);
-    queue.set_head(2).unwrap();
-    assert_eq!(queue.room(), 2);
-    assert!(!queue.is_empty());
+    assert_eq!(queue.cursor.room(), 0);
+    queue.cursor.set_head(2).unwrap();
+    assert_eq!(queue.cursor.room(), 2);
+    assert!(!queue.cursor.is_empty());
 }
 
 #[test]
 fn impossible_heads_are_refused_and_reported_once() {
     let mut queue = CompletionQueue::new(BASE, 4, None);
-    let _ = queue.push(completion(0), 0, false);
+    let _ = queue.cursor.push(completion(0), 0, false);
     for head in [4, 2, 3, u32::MAX] {
-        assert_eq!(queue.set_head(head), Err(InvalidDoorbell), "{head}");
-        assert_eq!(queue.set_head(head), Ok(()));
-        assert_eq!(queue.head, 0);
+        assert_eq!(queue.cursor.set_head(head), Err(InvalidDoorbell), "{head}");
+        assert_eq!(queue.cursor.set_head(head), Ok(()));
+        assert_eq!(queue.cursor.head(), 0);
     }
-    assert_eq!(queue.set_head(1), Ok(()));
-    assert_eq!(queue.set_head(0), Err(InvalidDoorbell));
+    assert_eq!(queue.cursor.set_head(1), Ok(()));
+    assert_eq!(queue.cursor.set_head(0), Err(InvalidDoorbell));
 }
 
 #[test]
@@ -83,10 +83,11 @@ fn a_ring_may_cross_regions_and_come_back() {
     let start = BASE + half - 64;
     memory.write(start + 32, &[5; 64]).unwrap();
     let mut ring = Ring::new(start, 128, Access::Read);
-    let entry = ring.view(&memory).unwrap().fetch(1).unwrap();
+    let mut entry = SubmissionEntry::default();
+    ring.view(&memory).unwrap().fetch(1, &mut entry).unwrap();
     assert_eq!(&entry.as_bytes()[..32], [5; 32]);
     let mut queue = CompletionQueue::new(start, 8, None);
-    let (_, entry) = queue.push(completion(3), 0, false);
+    let (_, entry) = queue.cursor.push(completion(3), 0, false);
     queue.ring.view(&memory).unwrap().post(5, &entry).unwrap();
     let mut bytes = [0; 16];
     memory.read(start + 80, &mut bytes).unwrap();

@@ -338,3 +338,10 @@ bits! {
     /// Keep Alive Timeout in milliseconds; 0 disables the timer.
     kato / with_kato = [31:0] u32;
 }
+
+bits! {
+    /// I/O Command Set Profile (19h). NVMe Base 2.0 §5.27.1.21.
+    pub struct CommandSetProfile(u32);
+    /// I/O Command Set Combination Index, into what Identify (CNS 1Ch) lists.
+    iocsci / with_iocsci = [8:0] u16;
+}

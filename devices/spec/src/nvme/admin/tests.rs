@@ -41,6 +41,7 @@ fn fields_stand_alone() {
         HostMemoryBuffer,
         Timestamp,
         KeepAliveTimer,
+        CommandSetProfile,
         AsyncEvent,
         FirmwareCommitDword10,
         FormatDword10,
