@@ -82,7 +82,7 @@ impl Events {
         if self.requests.is_empty() {
             return None;
         }
-        let (index, &(event, log)) =
+        let (_, &(event, log)) =
             KINDS.iter().enumerate().find(|(index, _)| self.pending.get(*index) == Some(&true))?;
         if let Some(masked) = self.masked.get_mut(usize::from(event.kind)) {
             *masked = true;
@@ -91,7 +91,6 @@ impl Events {
         for ((other, _), pending) in KINDS.iter().zip(&mut self.pending) {
             *pending &= other.kind != event.kind;
         }
-        debug_assert!(index < KINDS.len());
         let request = self.requests.remove(0);
         Some(request.complete(Status::SUCCESS, AsyncEvent::new(event, log).bits().into()))
     }
@@ -104,8 +103,13 @@ impl Events {
 
     /// As after a reset: requests end without a completion.
     pub(super) fn reset(&mut self) {
-        self.requests.drain(..).for_each(Taken::abandon);
         *self = Self::default();
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.requests.drain(..).for_each(Taken::abandon);
     }
 }
 

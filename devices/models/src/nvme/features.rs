@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use uniddrv_spec::nvme::BROADCAST;
 use uniddrv_spec::nvme::admin::features::{
-    AsyncEvents, CommandSetProfile, ErrorRecovery, FeatureCapabilities, InterruptVectorConfiguration, NumberOfQueues,
-    PowerManagement, Select, TemperatureThreshold, Timestamp, VolatileWriteCache,
+    AsyncEvents, CommandSetProfile, ErrorRecovery, FeatureCapabilities,
+    InterruptVectorConfiguration, NumberOfQueues, PowerManagement, Select, TemperatureThreshold,
+    Timestamp, VolatileWriteCache,
 };
 use uniddrv_spec::nvme::admin::{FeatureId, GetFeatures, SetFeatures};
 use uniddrv_spec::nvme::status::Status;
@@ -313,7 +314,7 @@ mod tests {
             (FeatureId::KEEP_ALIVE_TIMER, 5000),
         ] {
             let default = get(&features, fid);
-            let nsid = if fid == FeatureId::ERROR_RECOVERY { 1 } else { 0 };
+            let nsid = u32::from(fid == FeatureId::ERROR_RECOVERY);
             let command = SetFeatures { nsid, ..SetFeatures::new(fid, value) };
             features.set(&command, &[], true).unwrap();
             assert_ne!(default, value, "{fid}");

@@ -89,7 +89,7 @@ impl Firmware {
     /// Firmware Slot Information.
     pub(super) fn log(&self) -> FirmwareSlots {
         let mut log = FirmwareSlots::default();
-log.afi = ActiveFirmware::default().with_active(self.active).with_next(self.next);
+        log.afi = ActiveFirmware::default().with_active(self.active).with_next(self.next);
         for (place, slot) in log.revisions.iter_mut().zip(self.slots) {
             *place = slot.unwrap_or_default();
         }

@@ -6,7 +6,7 @@ use uniddrv_spec::nvme::identify::text::{padded, terminated};
 use uniddrv_spec::nvme::identify::{
     ControllerList, Ctratt, Dlfeat, EntrySize, Flbas, Fna, Frmw, IdentifyController,
     IdentifyNamespace, LbaFormat, Lpa, NamespaceDescriptor, NamespaceDescriptors, NamespaceIdType,
-    NamespaceList, Nsfeat, Oacs, Oncs, PowerState, SIZE, Sgls, Vwc,
+    NamespaceList, Nsfeat, Oacs, Oncs, SIZE, Sgls, Vwc,
 };
 use uniddrv_spec::nvme::status::Status;
 use zerocopy::IntoBytes;
@@ -131,21 +131,21 @@ impl Description<'_> {
         let (eui64, nguid) = one.identifiers(self.serial);
         let clears = one.backing.deallocates();
         let mut identify = IdentifyNamespace::default();
-identify.nsze = one.blocks().into();
-identify.ncap = one.blocks().into();
-identify.nuse = one.blocks().into();
-identify.nsfeat = Nsfeat::default().with_uidreuse(true);
-identify.nlbaf = (FORMATS.len() - 1) as u8;
-identify.flbas = Flbas::default().with_format(one.format());
-identify.dlfeat = Dlfeat::default()
-                .with_read_value(u8::from(clears))
-                .with_write_zeroes_deallocate(clears);
-identify.nvmcap = u128::from(one.bytes()).into();
-identify.mssrl = (io::COPY_BLOCKS as u16).into();
-identify.mcl = io::COPY_BLOCKS.into();
-identify.msrc = (io::COPY_RANGES - 1) as u8;
-identify.nguid = nguid;
-identify.eui64 = eui64;
+        identify.nsze = one.blocks().into();
+        identify.ncap = one.blocks().into();
+        identify.nuse = one.blocks().into();
+        identify.nsfeat = Nsfeat::default().with_uidreuse(true);
+        identify.nlbaf = (FORMATS.len() - 1) as u8;
+        identify.flbas = Flbas::default().with_format(one.format());
+        identify.dlfeat = Dlfeat::default()
+            .with_read_value(u8::from(clears))
+            .with_write_zeroes_deallocate(clears);
+        identify.nvmcap = u128::from(one.bytes()).into();
+        identify.mssrl = (io::COPY_BLOCKS as u16).into();
+        identify.mcl = io::COPY_BLOCKS.into();
+        identify.msrc = (io::COPY_RANGES - 1) as u8;
+        identify.nguid = nguid;
+        identify.eui64 = eui64;
         for (place, shift) in identify.lbaf.iter_mut().zip(FORMATS) {
             *place = LbaFormat::new(shift, 0);
         }
@@ -175,43 +175,45 @@ identify.eui64 = eui64;
         let bytes: u128 = self.namespaces.iter().map(|one| u128::from(one.bytes())).sum();
         let cached = self.namespaces.iter().any(|one| one.backing.has_cache());
         let mut identify = IdentifyController::default();
-identify.vid = VENDOR.into();
-identify.ssvid = VENDOR.into();
-identify.sn = padded(self.serial);
-identify.mn = padded("uniddrv software NVMe controller");
-identify.fr = self.revision;
-identify.rab = 6;
-identify.mdts = (self.max_transfer as usize / MIN_PAGE).trailing_zeros() as u8;
-identify.cntlid = CNTLID.into();
-identify.ver = VERSION.bits().into();
-identify.rtd3e = 1_000_000.into();
-identify.rtd3r = 1_000_000.into();
-identify.oaes = events::supported().bits().into();
-identify.ctratt = Ctratt::default().bits().into();
-identify.cntrltype = 1;
-identify.oacs = oacs.bits().into();
-identify.acl = 3;
-identify.aerl = (events::REQUESTS - 1) as u8;
-identify.frmw = Frmw::default().with_slots(firmware::SLOTS).with_activate_without_reset(true);
-identify.lpa = Lpa::default()
-                .with_commands_effects(true)
-                .with_extended_data(true)
-                .with_supported_pages(true);
-identify.elpe = (logs::ERRORS - 1) as u8;
-identify.wctemp = features::WARNING.into();
-identify.cctemp = 373.into();
-identify.tnvmcap = bytes.into();
-identify.kas = 1.into();
-identify.sqes = one(6, 6);
-identify.cqes = one(4, 4);
-identify.maxcmd = (self.entries.min(u32::from(u16::MAX)) as u16).into();
-identify.nn = (self.namespaces.len() as u32).into();
-identify.oncs = oncs.bits().into();
-identify.fna = Fna::default().with_crypto_erase(true);
-identify.vwc = Vwc::default().with_present(cached).with_broadcast_flush(3);
-identify.ocfs = 1.into();
-identify.sgls = sgls.bits().into();
-identify.subnqn = terminated(&format!("nqn.2014-08.org.nvmexpress:uniddrv:{}", self.serial));
+        identify.vid = VENDOR.into();
+        identify.ssvid = VENDOR.into();
+        identify.sn = padded(self.serial);
+        identify.mn = padded("uniddrv software NVMe controller");
+        identify.fr = self.revision;
+        identify.rab = 6;
+        identify.mdts = (self.max_transfer as usize / MIN_PAGE).trailing_zeros() as u8;
+        identify.cntlid = CNTLID.into();
+        identify.ver = VERSION.bits().into();
+        identify.rtd3e = 1_000_000.into();
+        identify.rtd3r = 1_000_000.into();
+        identify.oaes = events::supported().bits().into();
+        identify.ctratt = Ctratt::default().bits().into();
+        identify.cntrltype = 1;
+        identify.oacs = oacs.bits().into();
+        identify.acl = 3;
+        identify.aerl = (events::REQUESTS - 1) as u8;
+        identify.frmw =
+            Frmw::default().with_slots(firmware::SLOTS).with_activate_without_reset(true);
+        identify.lpa = Lpa::default()
+            .with_commands_effects(true)
+            .with_extended_data(true)
+            .with_supported_pages(true);
+        identify.elpe = (logs::ERRORS - 1) as u8;
+        identify.wctemp = features::WARNING.into();
+        identify.cctemp = 373.into();
+        identify.tnvmcap = bytes.into();
+        identify.kas = 1.into();
+        identify.sqes = one(6, 6);
+        identify.cqes = one(4, 4);
+        identify.maxcmd = (self.entries.min(u32::from(u16::MAX)) as u16).into();
+        identify.nn = (self.namespaces.len() as u32).into();
+        identify.oncs = oncs.bits().into();
+        identify.fna = Fna::default().with_crypto_erase(true);
+        identify.vwc = Vwc::default().with_present(cached).with_broadcast_flush(3);
+        identify.ocfs = 1.into();
+        identify.sgls = sgls.bits().into();
+        identify.subnqn =
+            terminated(&format!("nqn.2014-08.org.nvmexpress:uniddrv:{}", self.serial));
         if let Some(state) = identify.psd.first_mut() {
             state.mp = 100.into();
         }

@@ -66,20 +66,20 @@ impl Health {
     fn log(&self, errors: u64) -> SmartHealth {
         let units = |bytes: u64| u128::from(bytes.div_ceil(512_000)).into();
         let mut log = SmartHealth::default();
-log.critical_warning = CriticalWarning::default().with_temperature(self.hot);
-log.temperature = TEMPERATURE.into();
-log.available_spare = 100;
-log.available_spare_threshold = 10;
-log.data_units_read = units(self.bytes_read);
-log.data_units_written = units(self.bytes_written);
-log.host_reads = u128::from(self.reads).into();
-log.host_writes = u128::from(self.writes).into();
-log.power_cycles = 1.into();
-log.power_on_hours = u128::from(self.since.elapsed().as_secs() / 3600).into();
-log.unsafe_shutdowns = u128::from(self.unsafe_shutdowns).into();
-log.media_errors = u128::from(self.media_errors).into();
-log.error_entries = u128::from(errors).into();
-log
+        log.critical_warning = CriticalWarning::default().with_temperature(self.hot);
+        log.temperature = TEMPERATURE.into();
+        log.available_spare = 100;
+        log.available_spare_threshold = 10;
+        log.data_units_read = units(self.bytes_read);
+        log.data_units_written = units(self.bytes_written);
+        log.host_reads = u128::from(self.reads).into();
+        log.host_writes = u128::from(self.writes).into();
+        log.power_cycles = 1.into();
+        log.power_on_hours = u128::from(self.since.elapsed().as_secs() / 3600).into();
+        log.unsafe_shutdowns = u128::from(self.unsafe_shutdowns).into();
+        log.media_errors = u128::from(self.media_errors).into();
+        log.error_entries = u128::from(errors).into();
+        log
     }
 }
 
@@ -112,12 +112,12 @@ impl Logs {
             self.health.media_errors += 1;
         }
         let mut entry = ErrorInformation::default();
-entry.error_count = self.error_count.into();
-entry.sqid = failure.sqid.into();
-entry.cid = failure.cid.into();
-entry.location = 0xffff.into();
-entry.lba = failure.lba.into();
-entry.nsid = failure.nsid.into();
+        entry.error_count = self.error_count.into();
+        entry.sqid = failure.sqid.into();
+        entry.cid = failure.cid.into();
+        entry.location = 0xffff.into();
+        entry.lba = failure.lba.into();
+        entry.nsid = failure.nsid.into();
         entry.set_status(failure.status);
         self.errors.truncate(ERRORS - 1);
         self.errors.push_front(entry);
