@@ -20,7 +20,7 @@ struct Edu {
     registers: Window,
     interrupt: Interrupt,
     memory: DmaBuf,
-    done: Interrupts,
+    done: u32,
     given_up: bool,
 }
 
@@ -52,8 +52,7 @@ impl Driver for Edu {
         let memory = device.dma_buffer(LEN)?;
         let interrupt = device.interrupts(InterruptKind::Msi, 1)?.remove(0);
         device.set_bus_master(true)?;
-        let done = Interrupts::default();
-        Ok(Self { device, registers, interrupt, memory, done, given_up: false })
+        Ok(Self { device, registers, interrupt, memory, done: 0, given_up: false })
     }
 
     fn poll(&mut self) -> Progress {
@@ -62,7 +61,7 @@ impl Driver for Edu {
             return Progress::Idle; // All ones is what a device reads as that is gone.
         }
         self.registers.write32(Interrupts::ACKNOWLEDGE, causes);
-        self.done = Interrupts::from_bits(self.done.bits() | causes);
+        self.done |= causes;
         Progress::Busy
     }
 }
@@ -112,10 +111,11 @@ impl Edu {
         if self.given_up {
             return Err(EduError::GivenUp);
         }
-        self.done = Interrupts::default();
+        self.poll();
+        self.done = 0;
         start(&self.registers);
         let started = Instant::now();
-        while self.poll() == Progress::Idle || !is_done(self.done) {
+        while self.poll() == Progress::Idle || !is_done(Interrupts::from_bits(self.done)) {
             let Some(left) = LIMIT.checked_sub(started.elapsed()) else {
                 self.given_up = true;
                 // It may copy later on: take memory out of its reach.
