@@ -104,7 +104,13 @@ fn list_len(max_transfer: usize, page: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use uniddrv_spec::nvme::entry::Cdw0;
+    use uniddrv_spec::nvme::prp;
+    use uniddrv_spec::nvme::sgl::Sgl;
+
     use super::*;
+    use crate::testing::Memory;
 
     #[test]
     fn lists_are_as_long_as_needed() {
@@ -115,5 +121,91 @@ mod tests {
         // 1,024 entries and the links of two pages
         assert_eq!(list_len(4 << 20, 4096), 3 * 512);
         assert_eq!(list_len(4 << 20, 65536), 64);
+    }
+
+    /// Follows the PRPs of `entry` as the controller does. The pieces, joined where they touch;
+    /// every list has to lie where slot `slot` of `pointers` has its own.
+    fn follow(
+        pointers: &DataPointers,
+        slot: usize,
+        entry: &SubmissionEntry,
+        len: usize,
+    ) -> Vec<(u64, usize)> {
+        let mut pieces: Vec<(u64, usize)> = Vec::new();
+        let read_list = |address: u64, entries: &mut [u64]| {
+            let lists = pointers.lists.as_ref().expect("there are lists");
+            let start = (address - lists.iova()) as usize / ENTRY;
+            let own = slot * pointers.stride..(slot + 1) * pointers.stride;
+            assert!(own.contains(&start) && start + entries.len() <= own.end);
+            for (index, entry) in (start..).zip(entries) {
+                *entry = u64::from_le(lists.read(index));
+            }
+            Ok::<(), ()>(())
+        };
+        let segment = |address, len| {
+            match pieces.last_mut() {
+                Some((start, total)) if *start + *total as u64 == address => *total += len,
+                _ => pieces.push((address, len)),
+            }
+            Ok(())
+        };
+        let prps = (entry.prp1(), entry.prp2());
+        prp::walk(prps, len, pointers.page as usize, read_list, segment).unwrap();
+        pieces
+    }
+
+    #[test]
+    fn lists_longer_than_a_page_are_chained() {
+        let memory = Memory::new();
+        let largest = 8 << 20;
+        let pointers = DataPointers::new(&memory.device, 3, largest, 4096, false).unwrap();
+        // Around each number of pages at which a list needs one page more.
+        for pages in [1, 2, 3, 511, 512, 513, 1023, 1024, 1025, 1535, 2047, 2048] {
+            for len in [pages * 4096 - 512, pages * 4096] {
+                let mut entry = SubmissionEntry::new(2);
+                pointers.point(1, &mut entry, 0x7000_0000, len);
+                assert_eq!(follow(&pointers, 1, &entry, len), [(0x7000_0000, len)], "{len}");
+            }
+        }
+    }
+
+    #[test]
+    fn sgls_stand_for_what_two_prps_do_not() {
+        let memory = Memory::new();
+        let pointers = DataPointers::new(&memory.device, 1, 1 << 20, 4096, true).unwrap();
+        assert!(pointers.lists.is_none());
+        for (len, sgl) in [(512, false), (8192, false), (8704, true), (1 << 20, true)] {
+            let mut entry = SubmissionEntry::new(2);
+            pointers.point(0, &mut entry, 0x10_0000, len);
+            let kind = entry.cdw0().psdt();
+            assert_eq!(kind, if sgl { Cdw0::PSDT_SGL } else { Cdw0::PSDT_PRP }, "{len}");
+            if sgl {
+                let block = Sgl::DataBlock { address: 0x10_0000, length: len as u32 };
+                assert_eq!(entry.sgl1().parse(), block);
+            } else {
+                assert_eq!(follow(&pointers, 0, &entry, len), [(0x10_0000, len)]);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn prps_describe_the_buffer_and_nothing_else(
+            shift in 12u32..=16,
+            start in 0u64..64,
+            sectors in 1usize..=4096,
+            slot in 0usize..5,
+        ) {
+            let page = 1usize << shift;
+            // As the controller object limits it: lists of larger pages are not chained.
+            let largest = if page == 4096 { 2 << 20 } else { (511 * page).min(2 << 20) };
+            let memory = Memory::new();
+            let pointers = DataPointers::new(&memory.device, 5, largest, page, false).unwrap();
+            // Buffers start at 4 KiB, wherever in a larger page that is.
+            let (iova, len) = (0x4000_0000 + start * 4096, sectors * 512);
+            let mut entry = SubmissionEntry::new(2);
+            pointers.point(slot, &mut entry, iova, len);
+            prop_assert_eq!(follow(&pointers, slot, &entry, len), vec![(iova, len)]);
+        }
     }
 }

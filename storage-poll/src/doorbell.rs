@@ -65,3 +65,55 @@ impl Doorbell {
         self.register.write(u32::from(value));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::testing::Memory;
+
+    #[test]
+    fn without_a_shadow_every_value_goes_to_the_register() {
+        let memory = Memory::new();
+        let mut doorbell = Doorbell::new(memory.register(16));
+        doorbell.ring(1);
+        doorbell.ring(2);
+        doorbell.ring_register(3);
+        assert_eq!(memory.written(), [(16, 1), (16, 2), (16, 3)]);
+    }
+
+    #[test]
+    fn with_a_shadow_the_register_is_written_when_the_controller_asks() {
+        let memory = Memory::new();
+        let words = || DmaWords::new(memory.device.dma_buffer(4096).unwrap());
+        let buffers = Arc::new(ShadowBuffers { values: words(), events: words() });
+        let mut doorbell = Doorbell::new(memory.register(16));
+        doorbell.set_shadow(Some(Shadow { doorbells: buffers.clone(), index: 6, last: 0 }));
+        // It waits for the first entry, then for none before the fifth.
+        doorbell.ring(1);
+        assert_eq!(memory.written(), [(16, 1)]);
+        buffers.events.store(6, 5);
+        for value in 2..=5 {
+            doorbell.ring(value);
+            assert_eq!(buffers.values.load(6), u32::from(value));
+        }
+        assert_eq!(memory.written(), []);
+        doorbell.ring(7);
+        assert_eq!(memory.written(), [(16, 7)]);
+        // Around the end of the ring.
+        buffers.events.store(6, 0);
+        doorbell.ring(8);
+        assert_eq!(memory.written(), []);
+        doorbell.ring(2);
+        assert_eq!(memory.written(), [(16, 2)]);
+        doorbell.ring_register(3);
+        assert_eq!(memory.written(), [(16, 3)]);
+        assert_eq!(buffers.values.load(6), 3);
+        // Neighbours are left alone.
+        assert_eq!((buffers.values.load(5), buffers.values.load(7)), (0, 0));
+        doorbell.set_shadow(None);
+        doorbell.ring(4);
+        assert_eq!((memory.written(), buffers.values.load(6)), (vec![(16, 4)], 3));
+    }
+}

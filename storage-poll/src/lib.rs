@@ -37,6 +37,8 @@ mod queue;
 mod rings;
 mod shared;
 mod slots;
+#[cfg(test)]
+mod testing;
 
 pub use block::NamespaceQueue;
 pub use controller::{CLASS, Controller};

@@ -402,3 +402,6 @@ fn fill<T: IntoBytes + zerocopy::Immutable>(
     }
     Ok(len)
 }
+
+#[cfg(test)]
+mod tests;
