@@ -325,6 +325,11 @@ impl Controller {
         }
     }
 
+    /// How often it was reset since it was attached, and came up again.
+    pub fn resets(&self) -> u32 {
+        self.shared.state().resets()
+    }
+
     /// Whether the controller is there and running.
     pub fn is_running(&self) -> bool {
         self.shared.state().phase() == Phase::Running

@@ -46,6 +46,11 @@ impl State {
         Self(self.0 & !3 | phase as u32)
     }
 
+    /// How often the controller came up again after it first did.
+    pub(crate) const fn resets(self) -> u32 {
+        (self.0 >> 2).saturating_sub(1)
+    }
+
     const fn after_reset(self) -> Self {
         Self((self.0 & !3).wrapping_add(4))
     }
@@ -242,5 +247,7 @@ mod tests {
         assert_ne!(first, second);
         assert_eq!(second.with_phase(Phase::Gone).phase(), Phase::Gone);
         assert_eq!(State(!3).after_reset(), State(0));
+        let up = State(Phase::Resetting as u32).after_reset().with_phase(Phase::Running);
+        assert_eq!((up.resets(), up.after_reset().resets()), (0, 1));
     }
 }
