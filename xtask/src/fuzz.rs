@@ -135,7 +135,7 @@ fn fuzz(targets: &BTreeMap<String, PathBuf>, seconds: u64) -> Result<u64> {
         let mut command = Command::new(program);
         command
             .arg(format!("-max_total_time={seconds}"))
-            .args(["-timeout=20", "-rss_limit_mb=2048", "-print_final_stats=1"])
+            .args(["-timeout=20", "-rss_limit_mb=2048", "-len_control=10"])
             .arg(format!("-artifact_prefix={}/", artifacts.display()))
             .arg(corpus);
         // What was once found stays found.
