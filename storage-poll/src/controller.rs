@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use uniddrv::device::Bar;
 use uniddrv::{AttachError, Device, DmaBuf, Driver, InterruptKind, Match, Progress};
 use uniddrv_spec::nvme::admin::{AsyncEvent, Identify};
 use uniddrv_spec::nvme::entry::SubmissionEntry;
 use uniddrv_spec::nvme::identify::{IdentifyController, IdentifyNamespace, NamespaceList};
-use uniddrv_spec::nvme::registers::{Cap, DOORBELLS, Vs};
+use uniddrv_spec::nvme::registers::{Cap, DOORBELLS, Vs, completion_doorbell};
 use zerocopy::FromBytes;
 
 use crate::admin::{Admin, DEPTH, Executed};
@@ -58,6 +59,17 @@ impl Driver for Controller {
     }
 }
 
+/// Where the doorbells that are used end. A BAR may go on where it cannot be mapped, with an
+/// MSI-X table or nothing at all: doorbells that can be written without a call are worth more
+/// than all of them, if there is a queue for I/O among them.
+fn doorbells_end(bar: &Bar<'_>, cap: Cap) -> u64 {
+    let first_queue = completion_doorbell(1, cap.dstrd()) as u64 + 4;
+    bar.mappable()
+        .iter()
+        .find(|part| part.contains(&(DOORBELLS as u64)) && part.end >= first_queue)
+        .map_or(bar.size(), |part| part.end)
+}
+
 impl Controller {
     /// Takes an NVMe device and brings it up.
     ///
@@ -71,8 +83,8 @@ impl Controller {
         device.set_bus_master(true)?;
         let bar = device.bar(0)?;
         let registers = bar.window(0..DOORBELLS as u64)?;
-        let doorbells = bar.window(DOORBELLS as u64..bar.size())?;
         let cap = Cap::from_bits(registers.read64(Cap::OFFSET));
+        let doorbells = bar.window(DOORBELLS as u64..doorbells_end(&bar, cap))?;
         let (page, css) = bring_up::choose(cap).map_err(claim)?;
         let limits = Limits {
             cap,
