@@ -11,6 +11,7 @@ use uniddrv::clock;
 
 use super::cpu;
 use super::engine::{Counter, Phase, Worker};
+use super::latency::Latencies;
 use super::workload::{Area, Rw};
 
 /// Requests that tell the loop's cost.
@@ -37,6 +38,9 @@ pub(crate) struct RoundTrip {
 }
 
 /// The cost of the measuring loop, in nanoseconds a request. `buffers` are moved, not touched.
+///
+/// A latency here is one turn of the loop, in which each buffer goes in and out once. The median
+/// turn tells the cost whatever else runs on the machine meanwhile.
 pub(crate) fn loop_cost(buffers: Vec<DmaBuf>, ios: u64) -> f64 {
     let depth = buffers.len();
     let area = Area { first: 0, unit_blocks: 1, units: 1 << 30 };
@@ -52,7 +56,7 @@ pub(crate) fn loop_cost(buffers: Vec<DmaBuf>, ios: u64) -> f64 {
         seed: 1,
     };
     let tally = worker.run(&phase, &AtomicBool::new(false), &Counter::default());
-    clock::to_nanoseconds(tally.ticks) as f64 / tally.reads.max(1) as f64
+    tally.latencies.median_ns() / depth.max(1) as f64
 }
 
 /// A queue that completes what it is given, with the next poll.
@@ -109,12 +113,12 @@ struct Lines {
     back: Counter,
 }
 
-/// Sends a cache line from CPU `cpus.0` to `cpus.1` and back, many times; nothing where these
+/// The median time of a cache line from CPU `cpus.0` to `cpus.1` and back; nothing where these
 /// cannot be used or the other CPU is so busy that it takes forever.
 pub(crate) fn round_trip(cpus: (u32, u32), rounds: u64) -> Option<RoundTrip> {
     let lines = Lines::default();
     let over = AtomicBool::new(false);
-    let ticks = std::thread::scope(|scope| {
+    let rounds = std::thread::scope(|scope| {
         let echo = scope.spawn(|| {
             if cpu::pin(cpus.1).is_ok() {
                 echo(&lines, &over);
@@ -122,14 +126,14 @@ pub(crate) fn round_trip(cpus: (u32, u32), rounds: u64) -> Option<RoundTrip> {
             over.store(true, Ordering::Relaxed);
         });
         let sender = scope.spawn(|| {
-            let ticks = cpu::pin(cpus.0).is_ok().then(|| send(&lines, &over, rounds)).flatten();
+            let times = cpu::pin(cpus.0).is_ok().then(|| send(&lines, &over, rounds)).flatten();
             over.store(true, Ordering::Relaxed);
-            ticks
+            times
         });
-        let ticks = sender.join().ok().flatten();
-        echo.join().ok().and(ticks)
+        let times = sender.join().ok().flatten();
+        echo.join().ok().and(times)
     })?;
-    Some(RoundTrip { cpus, ns: clock::to_nanoseconds(ticks) as f64 / rounds as f64 })
+    Some(RoundTrip { cpus, ns: rounds.median_ns() })
 }
 
 fn echo(lines: &Lines, over: &AtomicBool) {
@@ -143,24 +147,25 @@ fn echo(lines: &Lines, over: &AtomicBool) {
     }
 }
 
-/// Ticks that all rounds took.
-fn send(lines: &Lines, over: &AtomicBool, rounds: u64) -> Option<u64> {
+/// What the rounds took; the first hundredth warms up and is left out.
+fn send(lines: &Lines, over: &AtomicBool, rounds: u64) -> Option<Latencies> {
     let limit = clock::to_ticks(Duration::from_secs(5));
-    let mut start = 0;
-    // The first hundredth warms up.
+    let mut times = Latencies::new();
+    let mut sent = clock::ticks();
     for round in 1..=rounds + rounds / 100 {
-        if round == rounds / 100 + 1 {
-            start = clock::ticks();
-        }
         lines.there.0.store(round, Ordering::Release);
-        let sent = clock::ticks();
         while await_change(&lines.back.0, round - 1) != round {
             if over.load(Ordering::Relaxed) || clock::ticks().saturating_sub(sent) > limit {
                 return None;
             }
         }
+        let now = clock::ticks();
+        if round > rounds / 100 {
+            times.record(now.saturating_sub(sent));
+        }
+        sent = now;
     }
-    Some(clock::ticks().saturating_sub(start))
+    Some(times)
 }
 
 /// Spins until the value is not `last`, for some time at most; the value then.

@@ -43,6 +43,18 @@ impl Latencies {
         self.max = self.max.max(other.max);
     }
 
+    /// The median in nanoseconds, not rounded to whole ones; 0 where nothing was counted.
+    pub(crate) fn median_ns(&self) -> f64 {
+        let half = self.counts.iter().sum::<u64>().div_ceil(2);
+        let mut seen = 0;
+        let median = self.counts.iter().position(|count| {
+            seen += count;
+            seen >= half && seen > 0
+        });
+        let rate = clock::ticks_per_second().max(1) as f64;
+        median.map_or(0.0, |index| middle(index) as f64 * 1e9 / rate)
+    }
+
     /// The distribution in nanoseconds.
     pub(crate) fn distribution(&self) -> Distribution {
         self.distribution_with(clock::to_nanoseconds)
@@ -189,5 +201,6 @@ mod tests {
         let distribution = Latencies::new().distribution();
         assert_eq!(distribution.lat_ns, LatencyNs::default());
         assert!(distribution.curve.is_empty());
+        assert!(Latencies::new().median_ns().abs() < f64::EPSILON);
     }
 }
