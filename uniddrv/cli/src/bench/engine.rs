@@ -16,6 +16,7 @@ use std::time::Duration;
 use uniddrv::DmaBuf;
 use uniddrv::block::{BlockError, BlockQueue, Operation, Request, SubmitError};
 use uniddrv::clock;
+use uniddrv_spec::nvme::status::Status;
 
 use super::latency::Latencies;
 use super::verify::{Mismatch, Verifier};
@@ -82,7 +83,14 @@ pub(crate) struct ErrorSample {
 impl fmt::Display for ErrorSample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = if self.write { "write to" } else { "read of" };
-        write!(f, "{what} LBA {}: {}", self.lba, self.error)
+        match self.error {
+            BlockError::Device(code) => {
+                // All devices that are measured are NVMe's.
+                let status = Status::from_bits(code);
+                write!(f, "{what} LBA {}: the device reports: {status}", self.lba)
+            }
+            error => write!(f, "{what} LBA {}: {error}", self.lba),
+        }
     }
 }
 

@@ -13,6 +13,7 @@
 //! | [`loss`], [`signature`] | what a writing benchmark would destroy |
 //! | [`disk`], [`native`] | the same device while Linux has it, measured by fio |
 //! | [`progress`], [`result`] | what is shown meanwhile, what is printed |
+//! | [`verdict`] | how it ended |
 //! | [`report`], [`chart`], [`machine`] | the HTML report |
 //! | [`size`] | sizes as people write them |
 
@@ -32,6 +33,7 @@ pub(crate) mod run;
 pub(crate) mod session;
 pub(crate) mod signature;
 pub(crate) mod size;
+pub(crate) mod verdict;
 pub(crate) mod verify;
 pub(crate) mod workload;
 

@@ -76,7 +76,7 @@ pub(crate) struct Native {
 
 /// Several measurements of one device.
 #[derive(Serialize)]
-struct Several<'a> {
+pub(crate) struct Several<'a> {
     #[serde(flatten)]
     target: &'a Target,
     rw: &'static str,
@@ -134,18 +134,28 @@ pub(crate) fn mib_s(iops: f64, bs: u64) -> f64 {
     iops * bs as f64 / f64::from(1 << 20)
 }
 
-/// One object for one measurement; for several, one with `results`.
-pub(crate) fn json(measurements: &[Measurement]) -> serde_json::Result<serde_json::Value> {
-    match measurements {
-        [one] => serde_json::to_value(one),
-        [] => Ok(serde_json::json!({ "results": [] })),
-        [first, ..] => serde_json::to_value(Several {
-            target: &first.target,
-            rw: first.rw,
-            bs: first.bs,
-            cores: first.cores,
-            results: measurements,
-        }),
+/// What `--json` prints: one object for one measurement; for several, one with `results`.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(crate) enum Object<'a> {
+    One(&'a Measurement),
+    Several(Several<'a>),
+    None {},
+}
+
+impl<'a> Object<'a> {
+    pub(crate) fn new(measurements: &'a [Measurement]) -> Self {
+        match measurements {
+            [] => Self::None {},
+            [one] => Self::One(one),
+            [first, ..] => Self::Several(Several {
+                target: &first.target,
+                rw: first.rw,
+                bs: first.bs,
+                cores: first.cores,
+                results: measurements,
+            }),
+        }
     }
 }
 
@@ -261,6 +271,11 @@ pub(crate) fn percentiles(lat: &LatencyNs) -> [(&'static str, u64); 7] {
     ]
 }
 
+/// `1 read`, `2 reads`.
+pub(crate) fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
 /// Nanoseconds for people, three digits.
 pub(crate) fn duration(ns: u64) -> String {
     let value = ns as f64;
@@ -339,9 +354,13 @@ pub(crate) mod tests {
         Native { engine, seconds: 2.0, ios: 100, iops, mib_s: 1.0, lat_ns, curve }
     }
 
+    fn json(measurements: &[Measurement]) -> serde_json::Value {
+        serde_json::to_value(Object::new(measurements)).unwrap()
+    }
+
     #[test]
     fn the_object_has_what_was_promised() {
-        let value = json(&[measurement(32, 1e6)]).unwrap();
+        let value = json(&[measurement(32, 1e6)]);
         for key in [
             "target",
             "transport",
@@ -369,7 +388,7 @@ pub(crate) mod tests {
     fn several_depths_are_an_array() {
         let mut second = measurement(32, 2e6);
         second.native = vec![native("io_uring", 5e5)];
-        let value = json(&[measurement(1, 1e6), second]).unwrap();
+        let value = json(&[measurement(1, 1e6), second]);
         assert_eq!(value["results"].as_array().unwrap().len(), 2);
         assert_eq!(value["results"][1]["native"][0]["engine"], "io_uring");
         assert_eq!(value["rw"], "randread");

@@ -10,6 +10,7 @@ use uniddrv::dma::DmaError;
 
 use super::engine::{Phase, Worker};
 use super::run::{self, Outcome};
+use super::size::show;
 use super::verify::{Verifier, VerifierError};
 use super::workload::{Area, Rw};
 
@@ -45,17 +46,18 @@ pub(crate) struct Plan {
 /// A plan that does not fit the device.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PlanError {
-    #[error("--bs {bs}: not a multiple of the device's block size, {block_size} bytes")]
+    #[error("--bs {}: not a multiple of the device's blocks of {block_size} bytes", show(*bs))]
     Unaligned { bs: u64, block_size: u32 },
-    #[error("--bs {bs}: more than the {max} bytes that the device moves in one request")]
+    #[error("--bs {}: more than the {} that the device moves in one request", show(*bs), show((*max).into()))]
     TooLarge { bs: u64, max: u32 },
     #[error("--qd {depth}: more than the {most} requests that the device's queue holds")]
     TooDeep { depth: usize, most: usize },
-    #[error("--size {size}: more than the namespace holds, {available} bytes")]
+    #[error("--size {}: more than the namespace's {}", show(*size), show(*available))]
     Beyond { size: u64, available: u64 },
     #[error(
-        "{size} bytes are too few: {cores} threads{} of {bs} bytes need {needed}",
-        if *depth > 1 { format!(" with {depth} requests each") } else { " with requests".into() }
+        "--size {}: too small for {cores} times {depth} requests of {} that keep apart, which \
+         take {}",
+        show(*size), show(*bs), show(*needed)
     )]
     TooSmall { size: u64, cores: usize, depth: usize, bs: u64, needed: u64 },
 }
@@ -105,8 +107,8 @@ pub(crate) struct Run {
 pub(crate) struct Session {
     /// The measurements that were made, in order.
     pub(crate) runs: Vec<Run>,
-    /// What the fill came to, where it went wrong: nothing was measured then.
-    pub(crate) failed_fill: Option<Outcome>,
+    /// What the fill came to, where there was one. What failed then is not checked later.
+    pub(crate) fill: Option<Outcome>,
     /// CPUs that a thread could not be put on.
     pub(crate) not_pinned: Vec<u32>,
 }
@@ -183,8 +185,9 @@ pub(crate) fn run<Q: BlockQueue + Send>(
     let mut session = Session::default();
     if plan.verify && plan.rw.reads() {
         let fill = phases.pass(Stage::Fill, Rw::Write, deepest);
-        if !fill.is_clean(false) {
-            session.failed_fill = Some(fill);
+        let clean = fill.is_clean(plan.keep_going);
+        session.fill = Some(fill);
+        if !clean {
             return Ok(session);
         }
     }
@@ -214,8 +217,8 @@ struct Phases<'a, Q> {
 
 impl<Q: BlockQueue + Send> Phases<'_, Q> {
     fn measure(&mut self, depth: usize) -> Outcome {
-        let Plan { rw, time, ios, keep_going, .. } = *self.plan;
-        self.run(Stage::Measure(depth), &Phase { time, ios, keep_going, ..self.phase(rw, depth) })
+        let Plan { rw, time, ios, .. } = *self.plan;
+        self.run(Stage::Measure(depth), &Phase { time, ios, ..self.phase(rw, depth) })
     }
 
     /// Reads or writes each unit of the area once.
@@ -225,8 +228,8 @@ impl<Q: BlockQueue + Send> Phases<'_, Q> {
     }
 
     fn phase(&self, rw: Rw, depth: usize) -> Phase {
-        let Plan { patience, spin, seed, .. } = *self.plan;
-        let (time, ios, keep_going) = (None, None, false);
+        let Plan { patience, spin, seed, keep_going, .. } = *self.plan;
+        let (time, ios) = (None, None);
         Phase { rw, depth, time, ios, keep_going, patience, spin, seed }
     }
 
@@ -254,6 +257,7 @@ fn scramble(buffers: &mut [DmaBuf], seed: u64) {
 mod tests {
     use super::super::fake::{BLOCK, FakeQueue, Fault, buffers};
     use super::*;
+    use uniddrv::block::BlockError;
 
     fn plan(rw: Rw) -> Plan {
         Plan {
@@ -329,7 +333,18 @@ mod tests {
         let plan = Plan { verify: true, keep_going: true, ..plan(Rw::RandRead) };
         let (session, _) = session(&plan, Fault::Gone(3));
         let session = session.unwrap();
-        assert!(session.runs.is_empty() && session.failed_fill.is_some());
+        assert!(session.runs.is_empty() && session.fill.is_some());
+    }
+
+    #[test]
+    fn what_could_not_be_filled_is_not_checked() {
+        let fault = Fault::Fail(10, BlockError::Device(1));
+        let plan = Plan { verify: true, keep_going: true, ..plan(Rw::RandRead) };
+        let session = session(&plan, fault).0.unwrap();
+        assert_eq!(session.fill.unwrap().errors, 12);
+        let outcome = &session.runs[0].outcome;
+        assert_eq!((outcome.mismatches, outcome.reads + outcome.errors), (0, 500));
+        assert!(outcome.verified > 0 && outcome.verified < 2 * outcome.reads);
     }
 
     #[test]
@@ -356,7 +371,7 @@ mod tests {
         let small = error(Plan { size: Some(1024), cores: 2, ..ok.clone() });
         assert_eq!(
             small.to_string(),
-            "1024 bytes are too few: 2 threads with requests of 1024 bytes need 2048"
+            "--size 1 KiB: too small for 2 times 1 requests of 1 KiB that keep apart, which take 2 KiB"
         );
         let small = error(Plan { size: Some(2048), verify: true, ..ok });
         assert!(matches!(small, PlanError::TooSmall { needed: 4096, .. }));

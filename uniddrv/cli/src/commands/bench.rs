@@ -1,25 +1,20 @@
 //! `uniddrv bench ADDRESS`.
 
+mod compare;
+mod measure;
+
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use storage_poll::{Controller, Namespace, Options};
-use uniddrv::sysfs::{BindOptions, Sysfs, VFIO_PCI};
-use uniddrv::{Address, PciAddress, TransportKind};
+use uniddrv::Address;
 
 use crate::Context;
-use crate::bench::calibrate::{self, Calibration};
-use crate::bench::disk::{Disk, DiskError, Loan};
-use crate::bench::loss::{self, Refusal};
-use crate::bench::progress::Bar;
-use crate::bench::result::{self, Measurement, Native, Target};
-use crate::bench::run::Outcome;
-use crate::bench::session::{self, Plan, Session};
+use crate::bench::result::{self, Measurement, Object, counted};
+use crate::bench::session::Plan;
 use crate::bench::workload::Rw;
-use crate::bench::{cpu, machine, native, report, size};
-use crate::controller::{attach, namespace, resolve};
+use crate::bench::{cpu, loss, machine, report, size};
+use crate::controller::resolve;
 use crate::error::Failure;
 use crate::output::warn;
 use crate::signals::stop_flag;
@@ -28,8 +23,6 @@ use crate::signals::stop_flag;
 const SECONDS: f64 = 10.0;
 /// The longest that can be asked for: a year.
 const LONGEST: f64 = 31_536_000.0;
-/// What the first blocks are read with.
-const PEEK: u32 = 32 << 10;
 
 /// Measure an NVMe device: requests a second and latencies
 ///
@@ -120,6 +113,12 @@ enum Compare {
     Native,
 }
 
+/// What was measured, and how it ended.
+struct Measured {
+    measurements: Vec<Measurement>,
+    verdict: Result<(), Failure>,
+}
+
 impl Bench {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let address = resolve(&context.root, &self.address)?;
@@ -130,7 +129,7 @@ impl Bench {
             return Err(Failure::usage(anyhow::Error::msg(message)));
         }
         let stop = stop_flag()?;
-        let (mut measurements, verdict) = match (self.compare, &address) {
+        let Measured { mut measurements, verdict } = match (self.compare, &address) {
             (None, _) => self.measure(context, &address, &plan, self.namespace, &stop)?,
             (Some(Compare::Native), Address::Pci(pci)) => {
                 self.compare(context, *pci, &plan, &stop)?
@@ -143,10 +142,9 @@ impl Bench {
         };
         measurements.retain(|measurement| measurement.ios + measurement.errors > 0);
         if !measurements.is_empty() {
-            let object = result::json(&measurements)?;
             // A report that cannot be written costs nobody the results.
             let written = self.write_report(context, &measurements);
-            context.out.data(&object, || {
+            context.out.data(&Object::new(&measurements), || {
                 let mut text = result::text(&measurements);
                 if let (Some(path), Ok(())) = (&self.report, &written) {
                     text.extend(["\nreport: ", &path.to_string_lossy(), "\n"]);
@@ -263,254 +261,6 @@ impl Bench {
             .with_context(|| format!("cannot write the report to {}", path.display()))?;
         Ok(())
     }
-
-    /// Measures through our own driver. What was measured, and how it ended.
-    fn measure(
-        &self,
-        context: &Context,
-        address: &Address,
-        plan: &Plan,
-        nsid: Option<u32>,
-        stop: &AtomicBool,
-    ) -> Result<(Vec<Measurement>, Result<(), Failure>), Failure> {
-        let options = Options {
-            queues: self.cores as u16,
-            timeout: Duration::from_secs(self.timeout),
-            ..Options::default()
-        };
-        let (timeout, admin_timeout) = (options.timeout, options.admin_timeout);
-        let controller = attach(&context.root, address, options)?;
-        let namespace = namespace(&controller, nsid)?;
-        // The driver gives a request up by its own deadlines: time out, abort, reset. Only
-        // when that fails too is it for the benchmark to end.
-        let reset = Duration::from_millis(controller.capabilities().timeout_ms().into());
-        let patience = timeout + admin_timeout * 2 + reset * 2 + Duration::from_secs(5);
-        let plan = Plan { patience, ..plan.clone() };
-        plan.check(&namespace.info(), controller.max_depth()).map_err(Failure::from)?;
-        let granted = controller.granted_queues();
-        if plan.cores > granted {
-            let message = format!(
-                "--cores {}: the controller granted {}",
-                plan.cores,
-                counted(granted, "I/O queue")
-            );
-            return Err(Failure::new(message));
-        }
-        let target = describe(&controller, &namespace);
-        self.check_loss(&controller, &namespace, &target, address)?;
-
-        let depth = plan.depths.iter().copied().max().unwrap_or(1);
-        let queues = (0..plan.cores)
-            .map(|_| controller.block_queue(namespace.nsid(), depth))
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut bar = Bar::new(plan.time);
-        let session = session::run(
-            &plan,
-            queues,
-            |len| controller.device().dma_buffer(len),
-            stop,
-            &mut |progress| bar.show(plan.rw, progress),
-        )?;
-        bar.clear();
-        for cpu in &session.not_pinned {
-            warn(&format!("a thread could not be put on CPU {cpu}; it ran anywhere"));
-        }
-        let mut measurements: Vec<Measurement> = session
-            .runs
-            .iter()
-            .map(|run| {
-                let workload = (plan.rw, plan.bs, run.depth);
-                Measurement::new(&target, workload, (plan.cores, &plan.cpus), &run.outcome)
-            })
-            .collect();
-        if self.calibrate && !stop.load(Ordering::Relaxed) {
-            let calibration = calibrate(&controller, &plan)?;
-            for measurement in &mut measurements {
-                measurement.calibration = Some(calibration);
-            }
-        }
-        Ok((measurements, verdict(&session, address, plan.keep_going)))
-    }
-
-    fn check_loss(
-        &self,
-        controller: &Controller,
-        namespace: &Namespace,
-        target: &Target,
-        address: &Address,
-    ) -> Result<(), Failure> {
-        if !self.destroys() || self.overwrite || loss::is_expendable(address) {
-            return Ok(());
-        }
-        // A look at the first blocks; without one the refusal is as good.
-        let len = (PEEK.min(namespace.info().max_transfer) as usize)
-            .min(namespace.info().bytes() as usize);
-        let content = controller
-            .block_queue(namespace.nsid(), 1)
-            .ok()
-            .zip(controller.device().dma_buffer(len).ok())
-            .and_then(|(mut queue, buffer)| loss::content(&mut queue, buffer));
-        Err(self.refusal(target, content))
-    }
-
-    /// Whether what the device holds is overwritten.
-    fn destroys(&self) -> bool {
-        self.rw.writes() || self.verify
-    }
-
-    fn refusal(&self, target: &Target, content: Option<&str>) -> Failure {
-        let verify = if self.rw.writes() { "" } else { " --verify" };
-        let what = format!("--rw {}{verify}", self.rw);
-        Failure::from(Refusal::new(what, target, content))
-            .with_help("if nothing on it is needed, add --overwrite")
-    }
-
-    /// Measures Linux's driver, takes the device, measures ours, gives it back.
-    fn compare(
-        &self,
-        context: &Context,
-        address: PciAddress,
-        plan: &Plan,
-        stop: &AtomicBool,
-    ) -> Result<(Vec<Measurement>, Result<(), Failure>), Failure> {
-        native::check()
-            .map_err(|error| Failure::from(error).with_help("install it: apt-get install fio"))?;
-        let sysfs = Sysfs::new(&context.root);
-        let function = sysfs.function(address)?;
-        let disk = Disk::of(&context.root, &function, self.namespace, &self.address);
-        let disk = disk.map_err(|error| {
-            let ours = matches!(&error, DiskError::Driver { driver, .. } if driver == VFIO_PCI);
-            let failure = Failure::from(error);
-            let help = format!("give it to Linux first: uniddrv unbind {address}");
-            if ours { failure.with_help(help) } else { failure }
-        })?;
-        // All that could stop us later is found now, while nothing has been done.
-        plan.check(&disk.info(), usize::MAX).map_err(Failure::from)?;
-        sysfs.plan_bind(&[address], &BindOptions::default())?;
-        if self.destroys() && !self.overwrite {
-            return Err(self.refusal(&disk.target, disk.content().ok().flatten()));
-        }
-        let natives = measure_native(&disk, plan, stop)?;
-        if stop.load(Ordering::Relaxed) {
-            let message = format!("interrupted before {address} was taken; it is as it was");
-            return Err(Failure::interrupted(message));
-        }
-        let loan = Loan::take(&sysfs, address, stop)?;
-        let nsid = Some(disk.target.namespace);
-        let measured = self.measure(context, &Address::Pci(address), plan, nsid, stop);
-        let returned = loan.give_back();
-        let (mut measurements, verdict) = measured?;
-        for measurement in &mut measurements {
-            let same = natives.iter().filter(|(depth, _)| *depth == measurement.qd);
-            measurement.native = same.map(|(_, native)| native.clone()).collect();
-        }
-        Ok((measurements, verdict.and(returned.map_err(Failure::from))))
-    }
-}
-
-/// Every engine of fio at every queue depth.
-fn measure_native(
-    disk: &Disk,
-    plan: &Plan,
-    stop: &AtomicBool,
-) -> Result<Vec<(usize, Native)>, Failure> {
-    let mut natives = Vec::new();
-    let mut bar = Bar::new(plan.time);
-    for &depth in &plan.depths {
-        for engine in native::ENGINES {
-            if stop.load(Ordering::Relaxed) {
-                return Ok(natives);
-            }
-            bar.wait(&format!("Linux {engine}, queue depth {depth}"));
-            let size = disk.target.size;
-            let measured = native::measure(engine, &disk.path, plan, depth, size, stop);
-            // What an interrupted fio says is of no use: all is measured, or nothing.
-            if stop.load(Ordering::Relaxed) {
-                return Ok(natives);
-            }
-            natives.push((depth, measured?));
-        }
-    }
-    bar.clear();
-    Ok(natives)
-}
-
-fn describe(controller: &Controller, namespace: &Namespace) -> Target {
-    Target {
-        address: controller.device().address().to_string(),
-        transport: controller.device().transport().to_string(),
-        model: controller.identity().model().to_string(),
-        serial: controller.identity().serial().to_string(),
-        namespace: namespace.nsid(),
-        block_size: namespace.block_size(),
-        size: namespace.info().bytes(),
-    }
-}
-
-/// What the loop and the machine cost, measured where the benchmark ran.
-fn calibrate(controller: &Controller, plan: &Plan) -> Result<Calibration, Failure> {
-    let buffers = (0..32)
-        .map(|_| controller.device().dma_buffer(4096))
-        .collect::<Result<Vec<_>, _>>()
-        .context("no memory to calibrate with")?;
-    let ours = plan.cpus.first().copied();
-    let loop_ns = std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            // Where it cannot be pinned it runs anywhere, as the benchmark did.
-            let _ = ours.map(cpu::pin);
-            calibrate::loop_cost(buffers, calibrate::IOS)
-        });
-        thread.join().unwrap_or(f64::NAN)
-    });
-    let other = cpu::allowed().into_iter().find(|cpu| !plan.cpus.contains(cpu));
-    let pair = ours.zip(other.or_else(|| plan.cpus.iter().copied().find(|&c| Some(c) != ours)));
-    let round_trip = pair.and_then(|cpus| calibrate::round_trip(cpus, calibrate::ROUNDS));
-    if controller.device().transport() != TransportKind::Inline && round_trip.is_none() {
-        warn("a cache line's way between two CPUs could not be measured");
-    }
-    Ok(Calibration { loop_ns, round_trip })
-}
-
-/// How it ended, as an exit status and a message.
-fn verdict(session: &Session, address: &Address, keep_going: bool) -> Result<(), Failure> {
-    let fill = session.failed_fill.as_ref();
-    let Some(outcome) = fill.or(session.runs.last().map(|run| &run.outcome)) else {
-        return Ok(());
-    };
-    let stage = if fill.is_some() { "while writing what was to be read: " } else { "" };
-    if outcome.panicked {
-        return Err(Failure::new(format!("{address}: {stage}a thread of the benchmark panicked")));
-    }
-    if let Some(fatal) = &outcome.fatal {
-        return Err(Failure::new(format!("{address}: {stage}{fatal}")));
-    }
-    if outcome.interrupted {
-        return Err(Failure::interrupted("interrupted; the device is in order"));
-    }
-    if keep_going && fill.is_none() {
-        return Ok(());
-    }
-    match failures(outcome) {
-        Some(what) => {
-            let failure = Failure::new(format!("{address}: {stage}{what}"));
-            let help = "to count failures and go on, add --keep-going";
-            Err(if fill.is_none() { failure.with_help(help) } else { failure })
-        }
-        None => Ok(()),
-    }
-}
-
-fn failures(outcome: &Outcome) -> Option<String> {
-    if let Some(mismatch) = outcome.mismatch_samples.first() {
-        let count = counted(outcome.mismatches as usize, "read");
-        return Some(format!("{count} brought wrong data: {mismatch}"));
-    }
-    let sample = outcome.error_samples.first()?;
-    Some(format!("{} failed: {sample}", counted(outcome.errors as usize, "request")))
-}
-
-fn counted(count: usize, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 /// An argument as a shell takes it.
@@ -526,30 +276,6 @@ fn quote(argument: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::engine::{ErrorSample, Fatal};
-    use crate::bench::session::Run;
-    use uniddrv::block::BlockError;
-
-    fn ended(outcome: Outcome, keep_going: bool) -> Result<(), Failure> {
-        let session = Session { runs: vec![Run { depth: 1, outcome }], ..Session::default() };
-        verdict(&session, &"model:nvme".parse().unwrap(), keep_going)
-    }
-
-    #[test]
-    fn each_way_to_end_has_its_verdict() {
-        let sample = ErrorSample { write: false, lba: 7, error: BlockError::OutOfRange };
-        let failed = Outcome { errors: 2, error_samples: vec![sample], ..Outcome::default() };
-        let gone = Outcome { fatal: Some(Fatal::Gone), ..Outcome::default() };
-        assert!(ended(Outcome::default(), false).is_ok());
-        assert!(ended(failed.clone(), true).is_ok());
-        let text = format!("{:?}", ended(failed, false).unwrap_err());
-        assert!(text.contains("2 requests failed: read of LBA 7"), "{text}");
-        assert!(ended(gone, true).is_err());
-        let interrupted = Outcome { interrupted: true, ..Outcome::default() };
-        let text = format!("{:?}", ended(interrupted, true).unwrap_err());
-        assert!(text.contains("130"), "{text}");
-    }
-
     #[test]
     fn arguments_are_quoted_where_a_shell_needs_it() {
         let quoted =
