@@ -255,7 +255,9 @@ impl Bench {
 
     fn write_report(&self, context: &Context, measurements: &[Measurement]) -> Result<(), Failure> {
         let Some(path) = &self.report else { return Ok(()) };
-        let command = std::env::args().map(quote).collect::<Vec<_>>().join(" ");
+        let arguments = std::env::args().skip(1).map(quote);
+        let command = std::iter::once("uniddrv".into()).chain(arguments).collect::<Vec<_>>();
+        let command = command.join(" ");
         let page = report::html(measurements, &machine::facts(&context.root), &command);
         std::fs::write(path, page)
             .with_context(|| format!("cannot write the report to {}", path.display()))?;
@@ -276,6 +278,7 @@ fn quote(argument: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
     #[test]
     fn arguments_are_quoted_where_a_shell_needs_it() {
         let quoted =

@@ -7,6 +7,7 @@ mod doctor;
 mod identify;
 mod list;
 mod man;
+mod model;
 mod smart;
 mod unbind;
 
@@ -22,6 +23,7 @@ pub(crate) enum Command {
     Identify(identify::Identify),
     Smart(smart::Smart),
     Bench(bench::Bench),
+    Model(model::Model),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
     Man(man::Man),
@@ -37,6 +39,7 @@ impl Command {
             Self::Identify(command) => command.run(context),
             Self::Smart(command) => command.run(context),
             Self::Bench(command) => command.run(context),
+            Self::Model(command) => command.run(context),
             Self::Doctor(command) => command.run(context),
             Self::Completions(command) => command.run(),
             Self::Man(command) => command.run(),

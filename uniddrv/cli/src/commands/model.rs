@@ -1,0 +1,181 @@
+//! `uniddrv model KIND --socket PATH`.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use serde::Serialize;
+use uniddrv_models::vfio_user::Server;
+use uniddrv_models::{Edu, NvmeModel, nvme};
+
+use crate::Context;
+use crate::bench::cpu;
+use crate::error::Failure;
+use crate::output::Output;
+use crate::signals::stop_flag;
+
+/// Serve a software device to other processes, until Ctrl-C
+///
+/// Any vfio-user client can drive it: `uniddrv bench vfio-user:PATH`, QEMU, SPDK. One client at
+/// a time; the device is reset when a client leaves, and what it holds stays.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Model {
+    #[command(subcommand)]
+    kind: Kind,
+}
+
+#[derive(Debug, clap::Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
+enum Kind {
+    Nvme(Nvme),
+    Edu(EduOptions),
+}
+
+/// Where and how a model is served.
+#[derive(Debug, clap::Args)]
+struct Serving {
+    /// The socket to listen at
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+
+    /// The CPU to run on [default: any]
+    #[arg(long, value_name = "N")]
+    cpu: Option<u32>,
+}
+
+/// An NVMe controller
+#[derive(Debug, clap::Args)]
+struct Nvme {
+    #[command(flatten)]
+    serving: Serving,
+
+    /// How many namespaces, or the block and size of each: 512:1G,4096:4G [default: 1]
+    #[arg(long, value_name = "NAMESPACES")]
+    namespaces: Option<String>,
+
+    /// Bytes of a block, 512 or 4096, for namespaces given as a number [default: 512]
+    #[arg(long, value_name = "BYTES")]
+    block: Option<String>,
+
+    /// Bytes of each namespace [default: the size of the backing file, else 1G]
+    #[arg(long, value_name = "SIZE")]
+    size: Option<String>,
+
+    /// Where the blocks are kept: ram, file:PATH, or null, which forgets them [default: ram]
+    #[arg(long, value_name = "BACKING")]
+    backing: Option<String>,
+
+    /// Faults to make, such as seed=7,drop=0.01,delay=0.05:2ms; a malformed plan lists the kinds
+    #[arg(long, value_name = "PLAN")]
+    fault: Option<String>,
+
+    /// The most I/O queue pairs [default: 64]
+    #[arg(long, value_name = "N")]
+    queues: Option<String>,
+
+    /// The most entries of a queue [default: 4096]
+    #[arg(long, value_name = "N")]
+    entries: Option<String>,
+
+    /// The most bytes of one transfer [default: 128k]
+    #[arg(long, value_name = "SIZE")]
+    mdts: Option<String>,
+
+    /// Whether shadow doorbells are offered [default: off]
+    #[arg(long, value_name = "on|off")]
+    shadow_doorbells: Option<String>,
+
+    /// Whether SGLs are offered [default: on]
+    #[arg(long, value_name = "on|off")]
+    sgl: Option<String>,
+
+    /// The serial number, up to 20 characters
+    #[arg(long, value_name = "TEXT")]
+    serial: Option<String>,
+}
+
+/// QEMU's teaching device, `edu`
+#[derive(Debug, clap::Args)]
+struct EduOptions {
+    #[command(flatten)]
+    serving: Serving,
+
+    /// A fault to make; a name that is none lists them
+    #[arg(long, value_name = "FAULT")]
+    fault: Option<String>,
+}
+
+/// What is printed once the model can be reached.
+#[derive(Serialize)]
+struct Served {
+    kind: &'static str,
+    address: String,
+    process: u32,
+}
+
+impl Model {
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        match self.kind {
+            Kind::Nvme(options) => options.run(&context.out),
+            Kind::Edu(options) => options.run(&context.out),
+        }
+    }
+}
+
+impl Nvme {
+    fn run(self, out: &Output) -> Result<(), Failure> {
+        let given = [
+            ("namespaces", &self.namespaces),
+            ("block", &self.block),
+            ("size", &self.size),
+            ("backing", &self.backing),
+            ("fault", &self.fault),
+            ("queues", &self.queues),
+            ("entries", &self.entries),
+            ("mdts", &self.mdts),
+            ("shadow-doorbells", &self.shadow_doorbells),
+            ("sgl", &self.sgl),
+            ("serial", &self.serial),
+        ];
+        let given = given.iter().filter_map(|(key, value)| Some((*key, value.as_deref()?)));
+        let params = nvme::Params::from_pairs(given).map_err(Failure::usage)?;
+        let mut model = NvmeModel::new(params)?;
+        self.serving.serve("nvme", &mut model, out)
+    }
+}
+
+impl EduOptions {
+    fn run(self, out: &Output) -> Result<(), Failure> {
+        let given: Vec<_> =
+            self.fault.into_iter().map(|fault| ("fault".to_owned(), fault)).collect();
+        let mut model = Edu::with_parameters(&given).map_err(Failure::usage)?;
+        self.serving.serve("edu", &mut model, out)
+    }
+}
+
+impl Serving {
+    fn serve(
+        &self,
+        kind: &'static str,
+        model: &mut impl uniddrv_models::Model,
+        out: &Output,
+    ) -> Result<(), Failure> {
+        if let Some(cpu) = self.cpu {
+            cpu::pin(cpu).with_context(|| format!("--cpu {cpu}: cannot run there"))?;
+        }
+        let stop = stop_flag()?;
+        let server = Server::bind(&self.socket)?;
+        let address = format!("vfio-user:{}", server.path().display());
+        let served = Served { kind, address, process: std::process::id() };
+        out.data(&served, || describe(&served))?;
+        Ok(server.run(model, &stop)?)
+    }
+}
+
+fn describe(served: &Served) -> String {
+    let Served { kind, address, .. } = served;
+    let hint = match *kind {
+        "nvme" => format!("\nfrom another terminal: uniddrv bench {address}"),
+        _ => String::new(),
+    };
+    format!("serving {kind} at {address}, until Ctrl-C{hint}\n")
+}
