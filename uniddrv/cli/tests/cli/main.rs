@@ -2,5 +2,6 @@
 //! and JSON out.
 
 mod devices;
+mod measure;
 mod support;
 mod usage;
