@@ -152,8 +152,13 @@ fn a_driver_that_is_killed_leaves_the_device_to_the_next_one() {
     for _ in 0..3 {
         let end = Instant::now() + PATIENCE;
         loop {
-            let mut driver =
-                peer().arg("drive").arg(served.socket()).stdout(Stdio::piped()).spawn().unwrap();
+            let mut driver = peer()
+                .arg("drive")
+                .arg(served.socket())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
             let mut line = String::new();
             BufReader::new(driver.stdout.take().unwrap()).read_line(&mut line).unwrap();
             driver.kill().unwrap();

@@ -1,4 +1,4 @@
-//! A client that the fuzzer plays, against the edu model.
+//! A client that the fuzzer plays, against the edu and the NVMe model.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -7,8 +7,9 @@ use uniddrv::vfio_user::protocol::{
     Command, DeviceInfo, DmaMap, DmaUnmap, Header, IrqInfo, IrqSet, RegionAccess, RegionInfo,
 };
 use uniddrv_fuzz::{Input, wire::Peer};
+use uniddrv_models::nvme::Params;
 use uniddrv_models::vfio_user::Session;
-use uniddrv_models::{Edu, Host, Model};
+use uniddrv_models::{Edu, Host, Model, NvmeModel};
 use zerocopy::IntoBytes;
 
 /// The most messages of one client.
@@ -60,17 +61,28 @@ fn right(command: u16, input: &mut Input<'_>) -> (Vec<u8>, usize) {
 
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Input::new(bytes);
+    let choices = input.byte();
+    if choices & 2 == 0 {
+        play(&mut Edu::new(None), choices, input);
+    } else {
+        let params = Params::from_pairs([("size", "64k"), ("queues", "3")]);
+        let params = params.expect("right parameters");
+        play(&mut NvmeModel::new(params).expect("a model"), choices, input);
+    }
+});
+
+fn play(model: &mut impl Model, choices: u8, mut input: Input<'_>) {
     let (peer, stream) = Peer::pair();
     let mut session = Session::new(stream);
-    let (mut model, mut host) = (Edu::new(None), Host::new());
-    if input.byte() & 1 == 0 {
+    let mut host = Host::new();
+    if choices & 1 == 0 {
         // Any bytes, in pieces with files between them.
         for _ in 0..MESSAGES {
             let [len, fds] = [input.byte(), input.byte()];
             peer.send(input.take(len.into()), usize::from(fds % 4));
         }
         peer.finish();
-        while session.serve(&mut model, &mut host).is_ok() {
+        while session.serve(model, &mut host).is_ok() {
             peer.drain();
         }
     } else {
@@ -93,7 +105,7 @@ fuzz_target!(|bytes: &[u8]| {
             }
             header.size = (Header::SIZE + payload.len()) as u32;
             peer.send(&[header.as_bytes(), &payload].concat(), fds);
-            if session.serve(&mut model, &mut host).is_err() {
+            if session.serve(model, &mut host).is_err() {
                 break;
             }
             peer.drain();
@@ -103,4 +115,4 @@ fuzz_target!(|bytes: &[u8]| {
     model.reset(&mut host);
     host.clear();
     assert_eq!(host.memory.regions(), 0);
-});
+}
