@@ -235,7 +235,16 @@ impl ClientMemory {
     ///
     /// # Errors
     /// The first piece that is not.
-    pub fn check(&self, mut iova: u64, mut len: usize, access: Access) -> Result<(), DmaFault> {
+    #[inline]
+    pub fn check(&self, iova: u64, len: usize, access: Access) -> Result<(), DmaFault> {
+        match self.find(iova, access) {
+            Some((entry, offset)) if len as u64 <= entry.len - offset => Ok(()),
+            _ => self.check_pieces(iova, len, access),
+        }
+    }
+
+    #[cold]
+    fn check_pieces(&self, mut iova: u64, mut len: usize, access: Access) -> Result<(), DmaFault> {
         while len > 0 {
             let piece = self.slice(iova, len, access)?.len();
             len -= piece;

@@ -44,6 +44,7 @@ pub(super) struct Pointers {
 impl Data {
     /// Finds the `len` bytes that `entry` points to and checks that the client has mapped them
     /// for `access`.
+    #[inline]
     pub(super) fn locate(
         &mut self,
         entry: &SubmissionEntry,
@@ -54,6 +55,16 @@ impl Data {
     ) -> Result<(), Status> {
         self.segments.clear();
         self.access = Some(access);
+        let (address, place) = (entry.prp1(), prp::offset(entry.prp1(), pointers.page_size));
+        if entry.cdw0().psdt() == Cdw0::PSDT_PRP
+            && len.wrapping_sub(1) < pointers.page_size - place
+            && address.is_multiple_of(4)
+        {
+            // All in the first page: the usual case, without the walk.
+            memory.check(address, len, access).map_err(|_| Status::DATA_TRANSFER_ERROR)?;
+            self.segments.push(Segment { iova: address, len, bucket: false });
+            return Ok(());
+        }
         match entry.cdw0().psdt() {
             Cdw0::PSDT_PRP => self.locate_prp(entry, len, access, memory, pointers.page_size),
             Cdw0::PSDT_SGL if pointers.sgl => self.locate_sgl(entry.sgl1(), len, access, memory),
@@ -61,7 +72,6 @@ impl Data {
         }
     }
 
-    #[inline]
     fn locate_prp(
         &mut self,
         entry: &SubmissionEntry,

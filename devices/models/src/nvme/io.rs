@@ -3,7 +3,7 @@
 use uniddrv_spec::nvme::BROADCAST;
 use uniddrv_spec::nvme::entry::SubmissionEntry;
 use uniddrv_spec::nvme::io::{
-    Access as Range, Command, Copy, CopyRange, DatasetManagement, DatasetRange,
+    Access as Range, Command, Copy, CopyRange, DatasetManagement, DatasetRange, Opcode,
 };
 use uniddrv_spec::nvme::status::Status;
 use zerocopy::{FromZeros, IntoBytes};
@@ -50,6 +50,17 @@ impl Io<'_> {
         if entry.cdw0().fuse() != 0 {
             return Err(Status::INVALID_FIELD);
         }
+        match Opcode(entry.opcode()) {
+            Opcode::READ => self.read(entry, &Range::parse(entry)),
+            Opcode::WRITE => self.write(entry, &Range::parse(entry)),
+            _ => return self.execute_other(entry),
+        }
+        .map(|()| 0)
+    }
+
+    /// What is not a read or a write. Kept apart, so that those two stay small.
+    #[inline(never)]
+    fn execute_other(&mut self, entry: &SubmissionEntry) -> Result<u32, Status> {
         match Command::parse(entry) {
             Command::Read(range) => self.read(entry, &range),
             Command::Write(range) => self.write(entry, &range),

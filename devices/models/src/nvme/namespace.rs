@@ -16,6 +16,7 @@ pub(super) struct Namespace {
     nsid: u32,
     format: u8,
     bytes: u64,
+    capacity: u64,
     /// False for one that was taken away from this controller.
     pub(super) attached: bool,
     /// Its blocks.
@@ -39,7 +40,8 @@ impl Namespace {
     /// The namespace `nsid` of `bytes` bytes in blocks of `block_size`, 512 or 4096.
     pub(super) fn new(nsid: u32, block_size: u32, bytes: u64, backing: Backing) -> Self {
         let format = u8::from(block_size != 512);
-        Self { nsid, format, bytes, attached: true, backing, bad: BadBlocks::default() }
+        let bad = BadBlocks::default();
+        Self { nsid, format, bytes, capacity: bytes, attached: true, backing, bad }
     }
 
     pub(super) fn nsid(&self) -> u32 {
@@ -89,7 +91,7 @@ impl Namespace {
 
     /// Takes another size, of at most what it was made with.
     pub(super) fn resize(&mut self, bytes: u64) {
-        self.bytes = bytes;
+        self.bytes = bytes.min(self.capacity);
     }
 
     /// EUI-64 and NGUID, big-endian: they follow from the controller's serial number.

@@ -240,6 +240,9 @@ fn a_changed_namespace_is_told() {
     assert!(!client.inline.with(|model, _| model.set_size(3, 0)));
     let page: IdentifyNamespace = client.identify(Identify::namespace(2));
     assert_eq!(page.nsze.get(), 1024);
+    client.inline.with(|model, _| model.set_size(2, u64::MAX));
+    let page: IdentifyNamespace = client.identify(Identify::namespace(2));
+    assert_eq!(page.nsze.get(), 2048);
 }
 
 #[test]

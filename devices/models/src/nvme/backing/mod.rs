@@ -1,20 +1,21 @@
 //! Where blocks are kept.
 
-use std::fs::{File, OpenOptions};
+mod file;
+mod ram;
+
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{
-    FallocateFlags, FlockOperation, MemfdFlags, fallocate, flock, ftruncate, memfd_create,
-};
+use rustix::fs::FallocateFlags;
 use uniddrv_spec::nvme::status::Status;
-use vm_memory::VolatileSlice;
 
+use self::file::FilePart;
+pub(super) use self::file::open_file;
+use self::ram::Ram;
 use super::data::Data;
-use crate::host::{ClientMemory, MapError, Pinned};
+use crate::host::{ClientMemory, MapError};
 
 /// Blocks are cleared and copied in pieces of this many bytes.
 const PIECE: usize = 64 << 10;
@@ -98,39 +99,15 @@ pub(super) enum Backing {
     File(FilePart),
 }
 
-/// Blocks in a memfd, which is sparse: what was never written takes no memory.
-#[derive(Debug)]
-pub(super) struct Ram {
-    fd: OwnedFd,
-    memory: Pinned,
-}
-
-/// Blocks in a file from a byte on.
-#[derive(Debug)]
-pub(super) struct FilePart {
-    file: Arc<File>,
-    start: u64,
-    punches: bool,
-    buffer: Vec<u8>,
-}
-
 impl Backing {
     /// `size` bytes of memory.
     pub(super) fn ram(size: u64) -> Result<Self, BackingError> {
-        let error = |error: rustix::io::Errno| BackingError::Memory { size, error: error.into() };
-        let fd = memfd_create("uniddrv-nvme", MemfdFlags::CLOEXEC).map_err(error)?;
-        ftruncate(&fd, size).map_err(error)?;
-        let memory = Pinned::own(fd.as_fd(), size as usize)
-            .map_err(|error| BackingError::Map { size, error })?;
-        Ok(Self::Ram(Ram { fd, memory }))
+        Ok(Self::Ram(Ram::new(size)?))
     }
 
     /// The part of `file` that starts at byte `start`.
     pub(super) fn file(file: Arc<File>, start: u64) -> Self {
-        // Behind its end there is nothing to take away: it only tells whether this is possible.
-        let end = file.metadata().map_or(0, |metadata| metadata.len());
-        let punches = fallocate(&*file, HOLE, end, 4096).is_ok();
-        Self::File(FilePart { file, start, punches, buffer: Vec::new() })
+        Self::File(FilePart::new(file, start))
     }
 
     /// Reads the client's `data` from `offset` on.
@@ -143,10 +120,14 @@ impl Backing {
     ) -> Result<(), Status> {
         match self {
             Self::Null => Ok(()),
-            Self::Ram(ram) => data.each(memory, |place, to| {
-                ram.slice(offset + place as u64, to.len())?.copy_to_volatile_slice(to);
-                Ok(())
-            }),
+            _ => self.read_kept(offset, data, memory),
+        }
+    }
+
+    fn read_kept(&mut self, offset: u64, data: &Data, memory: &ClientMemory) -> Result<(), Status> {
+        match self {
+            Self::Null => Ok(()),
+            Self::Ram(ram) => data.each(memory, |place, to| ram.read(offset + place as u64, to)),
             Self::File(part) => data.each(memory, |place, to| part.read(offset + place as u64, to)),
         }
     }
@@ -161,11 +142,21 @@ impl Backing {
     ) -> Result<(), Status> {
         match self {
             Self::Null => Ok(()),
-            Self::Ram(ram) => data.each(memory, |place, from| {
-                let to = ram.slice(offset + place as u64, from.len())?;
-                from.copy_to_volatile_slice(to);
-                Ok(())
-            }),
+            _ => self.write_kept(offset, data, memory),
+        }
+    }
+
+    fn write_kept(
+        &mut self,
+        offset: u64,
+        data: &Data,
+        memory: &ClientMemory,
+    ) -> Result<(), Status> {
+        match self {
+            Self::Null => Ok(()),
+            Self::Ram(ram) => {
+                data.each(memory, |place, from| ram.write(offset + place as u64, from))
+            }
             Self::File(part) => {
                 data.each(memory, |place, from| part.write(offset + place as u64, from))
             }
@@ -176,9 +167,7 @@ impl Backing {
     pub(super) fn load(&mut self, offset: u64, to: &mut [u8]) -> Result<(), Status> {
         match self {
             Self::Null => to.fill(0),
-            Self::Ram(ram) => {
-                ram.slice(offset, to.len())?.copy_to(to);
-            }
+            Self::Ram(ram) => ram.load(offset, to)?,
             Self::File(part) => part.load(offset, to)?,
         }
         Ok(())
@@ -188,10 +177,7 @@ impl Backing {
     pub(super) fn store(&mut self, offset: u64, from: &[u8]) -> Result<(), Status> {
         match self {
             Self::Null => Ok(()),
-            Self::Ram(ram) => {
-                ram.slice(offset, from.len())?.copy_from(from);
-                Ok(())
-            }
+            Self::Ram(ram) => ram.store(offset, from),
             Self::File(part) => part.store(offset, from),
         }
     }
@@ -199,21 +185,11 @@ impl Backing {
     /// Makes `len` bytes at `offset` read as zeroes, giving back what they take where that is
     /// possible.
     pub(super) fn clear(&mut self, offset: u64, len: u64) -> Result<(), Status> {
-        let (fd, start) = match self {
-            Self::Null => return Ok(()),
-            Self::Ram(ram) => (ram.fd.as_fd(), 0),
-            Self::File(part) => (part.file.as_fd(), part.start),
-        };
-        if len > PIECE as u64 && fallocate(fd, HOLE, start + offset, len).is_ok() {
-            return Ok(());
+        match self {
+            Self::Null => Ok(()),
+            Self::Ram(ram) => ram.clear(offset, len),
+            Self::File(part) => part.clear(offset, len),
         }
-        let mut done = 0;
-        while done < len {
-            let piece = (len - done).min(PIECE as u64);
-            self.store(offset + done, ZEROES.get(..piece as usize).unwrap_or_default())?;
-            done += piece;
-        }
-        Ok(())
     }
 
     /// Whether deallocated blocks read as zeroes.
@@ -221,7 +197,7 @@ impl Backing {
         match self {
             Self::Null => false,
             Self::Ram(_) => true,
-            Self::File(part) => part.punches,
+            Self::File(part) => part.punches(),
         }
     }
 
@@ -234,10 +210,7 @@ impl Backing {
     pub(super) fn flush(&mut self) -> Result<(), Status> {
         match self {
             Self::Null | Self::Ram(_) => Ok(()),
-            Self::File(part) => part.file.sync_data().map_err(|error| {
-                tracing::warn!(%error, "backing file: flush failed");
-                Status::WRITE_FAULT
-            }),
+            Self::File(part) => part.flush(),
         }
     }
 
@@ -272,58 +245,6 @@ impl Backing {
     }
 }
 
-impl Ram {
-    #[inline]
-    fn slice(&self, offset: u64, len: usize) -> Result<VolatileSlice<'_>, Status> {
-        self.memory
-            .slice()
-            .and_then(|slice| slice.subslice(offset as usize, len).ok())
-            .ok_or(Status::INTERNAL_ERROR)
-    }
-}
-
-impl FilePart {
-    fn read(&mut self, offset: u64, to: VolatileSlice<'_>) -> Result<(), Status> {
-        // The kernel cannot be handed the client's memory without unsafe code: one copy more.
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.resize(PIECE, 0);
-        let result = pieces(to.len(), |done, piece| {
-            let buffer = buffer.get_mut(..piece).unwrap_or_default();
-            self.load(offset + done as u64, buffer)?;
-            to.subslice(done, piece).map_err(|_| Status::INTERNAL_ERROR)?.copy_from(buffer);
-            Ok(())
-        });
-        self.buffer = buffer;
-        result
-    }
-
-    fn write(&mut self, offset: u64, from: VolatileSlice<'_>) -> Result<(), Status> {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.resize(PIECE, 0);
-        let result = pieces(from.len(), |done, piece| {
-            let buffer = buffer.get_mut(..piece).unwrap_or_default();
-            from.subslice(done, piece).map_err(|_| Status::INTERNAL_ERROR)?.copy_to(buffer);
-            self.store(offset + done as u64, buffer)
-        });
-        self.buffer = buffer;
-        result
-    }
-
-    fn load(&self, offset: u64, to: &mut [u8]) -> Result<(), Status> {
-        self.file.read_exact_at(to, self.start + offset).map_err(|error| {
-            tracing::warn!(%error, offset, "backing file: read failed");
-            Status::UNRECOVERED_READ_ERROR
-        })
-    }
-
-    fn store(&self, offset: u64, from: &[u8]) -> Result<(), Status> {
-        self.file.write_all_at(from, self.start + offset).map_err(|error| {
-            tracing::warn!(%error, offset, "backing file: write failed");
-            Status::WRITE_FAULT
-        })
-    }
-}
-
 /// Calls `f` with the offset and length of each piece of `len` bytes.
 fn pieces(len: usize, mut f: impl FnMut(usize, usize) -> Result<(), Status>) -> Result<(), Status> {
     let mut done = 0;
@@ -335,49 +256,10 @@ fn pieces(len: usize, mut f: impl FnMut(usize, usize) -> Result<(), Status>) -> 
     Ok(())
 }
 
-/// Opens the file at `path` for this process alone, or makes it with `size` bytes. Returns it
-/// with its length.
-pub(super) fn open_file(path: &Path, size: Option<u64>) -> Result<(File, u64), BackingError> {
-    let failed =
-        |action, error: io::Error| BackingError::File { path: path.to_owned(), action, error };
-    let mut options = OpenOptions::new();
-    options.read(true).write(true);
-    let (file, new) = match options.open(path) {
-        Ok(file) => (file, false),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let Some(_) = size else {
-                return Err(BackingError::NoSize { path: path.to_owned(), found: 0 });
-            };
-            let file = options.create_new(true).open(path).map_err(|e| failed("create", e))?;
-            (file, true)
-        }
-        Err(error) => return Err(failed("open", error)),
-    };
-    let found = file.metadata().map_err(|e| failed("stat", e))?;
-    if !found.is_file() {
-        return Err(BackingError::NotAFile(path.to_owned()));
-    }
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        return Err(BackingError::InUse(path.to_owned()));
-    }
-    if let (true, Some(size)) = (new, size) {
-        if let Err(error) = file.set_len(size) {
-            // Leave nothing behind: the file is ours and holds nothing.
-            let _ = std::fs::remove_file(path);
-            return Err(failed("set the size", error));
-        }
-        return Ok((file, size));
-    }
-    match size {
-        Some(wanted) if wanted != found.len() => {
-            Err(BackingError::Size { path: path.to_owned(), found: found.len(), wanted })
-        }
-        _ => Ok((file, found.len())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+
     use super::*;
 
     fn round_trip(mut backing: Backing) {
@@ -400,6 +282,20 @@ mod tests {
     #[test]
     fn ram_keeps_and_clears() {
         round_trip(Backing::ram(1 << 20).unwrap());
+    }
+
+    #[test]
+    fn ram_takes_memory_for_what_was_written_only() {
+        let mut ram = Ram::new(1 << 40).unwrap();
+        ram.load(1 << 39, &mut [1; 8192]).unwrap();
+        assert!(!ram.takes_memory(1 << 39));
+        ram.store((1 << 39) + 4095, &[1; 2]).unwrap();
+        assert!(ram.takes_memory(1 << 39) && ram.takes_memory((1 << 39) + 4096));
+        ram.clear(0, (1 << 39) + 4097).unwrap();
+        assert!(!ram.takes_memory(1 << 39) && ram.takes_memory((1 << 39) + 4096));
+        let mut data = [9; 3];
+        ram.load((1 << 39) + 4095, &mut data).unwrap();
+        assert_eq!(data, [0; 3]);
     }
 
     #[test]
