@@ -204,7 +204,9 @@ impl Server {
                 continue;
             };
             last_look = now;
-            if ready.listener && self.accept()?.is_some() {
+            // The client's messages come first: the last of them may be that it has left, and
+            // then the one that waits is its successor.
+            if ready.listener && !ready.client && self.accept()?.is_some() {
                 tracing::info!("second client turned away");
             }
             if ready.client {
