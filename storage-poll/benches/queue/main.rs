@@ -1,17 +1,22 @@
 //! What the driver costs: submission and completion of 4 KiB reads on an inline device, which
-//! carries out commands while its doorbell is rung. The device's part is in the figure.
+//! completes commands while its doorbell is rung. `driver` is with a device that does nothing
+//! else, `model` with the NVMe model, whose part is in the figure.
 //!
 //! With `--count N` instead of criterion's arguments, it carries out N requests at queue depth
-//! 32 and ends: for `valgrind --tool=callgrind`.
+//! 32 on the former and ends: for `valgrind --tool=callgrind`.
 #![forbid(unsafe_code)]
 #![allow(missing_docs, reason = "criterion's macros make undocumented functions")]
 
-use std::time::Instant;
+mod instant;
+
+use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group};
 use storage_poll::{Controller, NamespaceQueue, Options};
-use uniddrv::DmaBuf;
 use uniddrv::block::{BlockQueue, Operation, Request};
+use uniddrv::{Device, DmaBuf, Transport};
+use uniddrv_models::nvme::Params;
+use uniddrv_models::{Inline, NvmeModel};
 
 struct Reader {
     queue: NamespaceQueue,
@@ -21,9 +26,9 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(depth: usize) -> Self {
-        let address = "model:nvme?backing=null&size=1G".parse().expect("an address");
-        let device = uniddrv_models::open(&address).expect("a model");
+    fn new(depth: usize, transport: Arc<dyn Transport>) -> Self {
+        let address = "model:nvme".parse().expect("an address");
+        let device = Device::new(transport, address);
         let controller = Controller::attach_with(device, Options::default()).expect("it comes up");
         let buffer = || controller.device().dma_buffer(4096).expect("memory");
         let free = (0..depth).map(|_| buffer()).collect();
@@ -50,14 +55,28 @@ impl Reader {
     }
 }
 
+fn model() -> NvmeModel {
+    let params = Params::from_pairs([("backing", "null"), ("size", "1G")]).expect("parameters");
+    NvmeModel::new(params).expect("a model")
+}
+
+fn instant() -> Arc<dyn Transport> {
+    Arc::new(Inline::new(instant::Instant::new(model())))
+}
+
 fn submit_complete(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("queue/submit_complete");
+    measure(criterion, "driver", instant);
+    measure(criterion, "model", || Arc::new(Inline::new(model())));
+}
+
+fn measure(criterion: &mut Criterion, device: &str, open: impl Fn() -> Arc<dyn Transport>) {
+    let mut group = criterion.benchmark_group(format!("queue/submit_complete/{device}"));
     group.throughput(Throughput::Elements(1));
     for depth in [1, 32, 128] {
-        let mut reader = Reader::new(depth);
+        let mut reader = Reader::new(depth, open());
         group.bench_function(format!("qd{depth}"), |bencher| {
             bencher.iter_custom(|count| {
-                let start = Instant::now();
+                let start = std::time::Instant::now();
                 reader.run(count);
                 start.elapsed()
             });
@@ -72,7 +91,7 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() == Some("--count") {
         let count = arguments.next().and_then(|count| count.parse().ok()).unwrap_or(0);
-        Reader::new(32).run(count);
+        Reader::new(32, instant()).run(count);
         return;
     }
     benches();
