@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use uniddrv::{DmaBuf, DmaWords, Interrupt};
 use uniddrv_spec::nvme::admin::queue::{CompletionQueueDword11, SubmissionQueueDword11};
 use uniddrv_spec::nvme::admin::{
-    AsyncEvent, CreateIoCompletionQueue, CreateIoSubmissionQueue, DeleteIoCompletionQueue,
+    Abort, AsyncEvent, CreateIoCompletionQueue, CreateIoSubmissionQueue, DeleteIoCompletionQueue,
     DeleteIoSubmissionQueue, DoorbellBufferConfig, async_event_request,
 };
 use uniddrv_spec::nvme::entry::{CompletionEntry, SubmissionEntry};
@@ -25,6 +25,9 @@ pub(crate) const DEPTH: u16 = 31;
 const EVENT_REQUESTS: u8 = 4;
 /// Events that are kept for the user; older ones are dropped.
 const EVENTS: usize = 64;
+/// Resets in a row, without a command that completed in between, after which a controller is
+/// given up.
+const RESETS: u32 = 8;
 /// The tag of asynchronous event requests; all others count up from it.
 const EVENT_TAG: u64 = 0;
 
@@ -88,7 +91,7 @@ impl Admin {
         limit: Duration,
     ) -> Result<Executed, ControllerError> {
         let result = self.try_execute(shared, name, entry, buffer, limit);
-        if matches!(result, Err(ControllerError::Timeout { .. }))
+        if matches!(result, Err(ControllerError::Timeout { .. } | ControllerError::Fatal { .. }))
             && shared.state().phase() == Phase::Running
         {
             self.reset(shared, "an admin command got no answer");
@@ -110,6 +113,15 @@ impl Admin {
         }
         self.last_tag += 1;
         let (tag, len) = (self.last_tag, buffer.as_ref().map_or(0, DmaBuf::len));
+        if len > self.pair.max_transfer() {
+            return Err(ControllerError::Unsupported {
+                address: shared.address(),
+                reason: format!(
+                    "{name}: {len} bytes are more than the {} of an admin command",
+                    self.pair.max_transfer()
+                ),
+            });
+        }
         let full = |_| ControllerError::Unsupported {
             address: shared.address(),
             reason: format!("{name}: the admin queue is full of commands that did not end"),
@@ -136,9 +148,14 @@ impl Admin {
             }
             if now - looked >= Duration::from_millis(1) {
                 looked = now;
-                if shared.csts().is_gone() {
+                let csts = shared.csts();
+                if csts.is_gone() {
                     shared.lose(&shared.removal());
                     return Err(shared.gone());
+                }
+                if csts.cfs() {
+                    let claim = format!("{name}: it reports a fatal status (CSTS.CFS)");
+                    return Err(ControllerError::Fatal { address: shared.address(), claim });
                 }
             }
             // Most commands take microseconds; those that take longer can wait for the CPU.
@@ -153,7 +170,10 @@ impl Admin {
     /// Takes completions until the one of `tag` comes: events are kept and asked for anew;
     /// what was given up before is dropped.
     fn reap(&mut self, tag: u64) -> Option<(CompletionEntry, Option<DmaBuf>)> {
-        while let Some(reaped) = self.pair.reap() {
+        // Not more than were on their way: a device that completes event requests as fast as
+        // they are sent must not keep us here.
+        for _ in 0..DEPTH {
+            let reaped = self.pair.reap()?;
             if reaped.tag == tag && tag != EVENT_TAG {
                 return Some((reaped.entry, reaped.buffer));
             }
@@ -259,10 +279,24 @@ impl Admin {
         let created = self.execute(shared, "Create I/O Submission Queue", entry, None);
         if let Err(error @ ControllerError::Status { .. }) = created {
             let entry = DeleteIoCompletionQueue { qid: id }.to_entry();
-            self.execute(shared, "Delete I/O Completion Queue", entry, None)?;
+            if self.execute(shared, "Delete I/O Completion Queue", entry, None).is_err() {
+                // Its memory is about to be given back.
+                self.reset(shared, "a completion queue could not be deleted");
+            }
             return Err(error);
         }
         created.map(drop)
+    }
+
+    /// Asks the controller to end a command. That it agreed does not mean that it ended.
+    pub(crate) fn abort(
+        &mut self,
+        shared: &Shared,
+        queue: u16,
+        cid: u16,
+    ) -> Result<(), ControllerError> {
+        let entry = Abort { sqid: queue, cid }.to_entry();
+        self.execute(shared, "Abort", entry, None).map(drop)
     }
 
     /// Deletes the queue `id`: afterwards the controller does not touch its rings and buffers.
@@ -281,10 +315,17 @@ impl Admin {
             return;
         }
         tracing::warn!(address = %shared.device.address(), why, "controller reset");
-        shared.enter_reset();
-        match bring_up::start(shared, self).and_then(|()| bring_up::configure(shared, self)) {
-            Ok(()) => shared.enter_running(),
-            Err(error) => shared.lose(&format!("it did not come back after a reset: {error}")),
+        let resets = shared.count_reset();
+        if resets > RESETS {
+            return shared.lose(&format!("{why}, after {RESETS} resets without any progress"));
+        }
+        let result = shared
+            .enter_reset()
+            .and_then(|()| bring_up::start(shared, self))
+            .and_then(|()| bring_up::configure(shared, self))
+            .and_then(|()| shared.enter_running());
+        if let Err(error) = result {
+            shared.lose(&format!("it did not come back after a reset: {error}"));
         }
     }
 
@@ -310,8 +351,13 @@ impl Admin {
             event_index: buffers.events.iova(),
         };
         let limit = shared.options.admin_timeout;
-        self.try_execute(shared, "Doorbell Buffer Config", config.to_entry(), None, limit)?;
+        // Kept whatever comes: without an answer, the controller may use them yet.
         self.shadow = Some(Arc::new(buffers));
+        let name = "Doorbell Buffer Config";
+        let done = self.try_execute(shared, name, config.to_entry(), None, limit);
+        if bring_up::tolerate_status(done)?.is_none() {
+            self.shadow = None;
+        }
         Ok(())
     }
 }

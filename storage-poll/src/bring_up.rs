@@ -10,17 +10,24 @@ use crate::admin::Admin;
 use crate::error::ControllerError;
 use crate::shared::{Limits, Shared};
 
+/// The longest that CAP.TO can say; CRTO could say nine hours.
+const LONGEST: Duration = Duration::from_millis(255 * 500);
+
 /// Stops the controller, ends what it was doing, and starts it with the admin queue.
 pub(crate) fn start(shared: &Shared, admin: &mut Admin) -> Result<(), ControllerError> {
-    if let Err(error) = stop(shared) {
-        // A controller that cannot be stopped by its own means may be by the bus's.
-        tracing::warn!(%error, "function reset");
-        shared.device.reset()?;
-        shared.device.set_bus_master(true)?;
-        stop(shared)?;
+    match stop(shared).and_then(|()| enable(shared, admin)) {
+        Ok(()) => Ok(()),
+        Err(error @ ControllerError::Gone { .. }) => Err(error),
+        Err(error) => {
+            // What its own registers cannot do, the bus may.
+            tracing::warn!(%error, "function reset");
+            if shared.device.reset().is_err() {
+                return Err(error);
+            }
+            stop(shared)?;
+            enable(shared, admin)
+        }
     }
-    admin.restart();
-    enable(shared, admin)
 }
 
 /// The part of a start that needs what the controller has said of itself: I/O queues, shadow
@@ -33,25 +40,52 @@ pub(crate) fn configure(shared: &Shared, admin: &mut Admin) -> Result<(), Contro
     let answer = admin.try_execute(shared, "Set Features: Number of Queues", entry, None, limit)?;
     let granted = NumberOfQueues::from_bits(answer.dw0);
     let granted = granted.nsq().min(granted.ncq()).min(asked - 1) + 1;
-    let reachable = (1..=granted).take_while(|&id| shared.doorbells(id).is_some());
+    let reachable = (1..=granted).take_while(|&id| shared.has_doorbells(id));
     admin.grant(reachable.count());
-    if shared.limits.shadow_doorbells
-        && let Err(error) = admin.use_shadow_doorbells(shared)
-    {
-        tracing::warn!(%error, "shadow doorbells are offered but do not work: going without");
+    if shared.limits.shadow_doorbells {
+        admin.use_shadow_doorbells(shared)?;
     }
+    let wanted = shared.limits.async_events;
+    let entry = SetFeatures::new(FeatureId::ASYNC_EVENT_CONFIGURATION, wanted.bits()).to_entry();
+    let name = "Set Features: Asynchronous Event Configuration";
+    tolerate_status(admin.try_execute(shared, name, entry, None, limit))?;
     admin.request_events(shared.limits.event_requests);
     Ok(())
+}
+
+/// What the controller may refuse without harm.
+pub(crate) fn tolerate_status<T>(
+    result: Result<T, ControllerError>,
+) -> Result<Option<T>, ControllerError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error @ ControllerError::Status { .. }) => {
+            tracing::warn!(%error, "going without");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Clears CC.EN and waits until the controller has stopped: no DMA happens from then on.
 pub(crate) fn stop(shared: &Shared) -> Result<(), ControllerError> {
     let cc = Cc::from_bits(shared.registers.read32(Cc::OFFSET));
+    let csts = shared.csts();
+    if cc.en() && !csts.rdy() && !csts.cfs() {
+        // Whoever was here before died while enabling it; disabling it half way has no defined
+        // result. One that never gets ready is disabled all the same.
+        drop(wait(shared, "setting CSTS.RDY", true, Csts::rdy));
+    }
     shared.registers.write32(Cc::OFFSET, cc.with_en(false).with_shn(Cc::SHN_NONE).bits());
     wait(shared, "clearing CSTS.RDY", false, |csts| !csts.rdy())
 }
 
+/// Brings up a controller that is disabled.
 fn enable(shared: &Shared, admin: &mut Admin) -> Result<(), ControllerError> {
+    admin.restart();
+    // Not before: queues that whoever was here before had left might have written to where our
+    // memory is now.
+    shared.device.set_bus_master(true)?;
     let (registers, limits) = (&shared.registers, &shared.limits);
     let rings = admin.pair.rings();
     let aqa = Aqa::default()
@@ -79,7 +113,7 @@ fn limit(shared: &Shared, limits: &Limits) -> Duration {
         let crto = Crto::from_bits(shared.registers.read32(Crto::OFFSET));
         units = units.max(crto.crwmt().into());
     }
-    Duration::from_millis(500) * units.max(1)
+    (Duration::from_millis(500) * units.max(1)).min(LONGEST)
 }
 
 fn wait(
@@ -150,8 +184,8 @@ pub(crate) fn choose(cap: Cap) -> Result<(usize, u8), String> {
         return Err("CAP.CSS offers no I/O command set".into());
     };
     let page = cap.min_page_size();
-    if page > 1 << 20 {
-        return Err(format!("CAP.MPSMIN asks for pages of {page} bytes"));
+    if page != uniddrv::dma::PAGE {
+        return Err(format!("CAP.MPSMIN asks for pages of {page} bytes; 4096 are possible"));
     }
     Ok((page, css))
 }

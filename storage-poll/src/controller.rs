@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use uniddrv::device::Bar;
 use uniddrv::{AttachError, Device, DmaBuf, Driver, InterruptKind, Match, Progress};
+use uniddrv_spec::nvme::admin::features::AsyncEvents;
 use uniddrv_spec::nvme::admin::{AsyncEvent, Identify};
 use uniddrv_spec::nvme::entry::SubmissionEntry;
 use uniddrv_spec::nvme::identify::{IdentifyController, IdentifyNamespace, NamespaceList};
-use uniddrv_spec::nvme::registers::{Cap, DOORBELLS, Vs, completion_doorbell};
+use uniddrv_spec::nvme::log::CriticalWarning;
+use uniddrv_spec::nvme::registers::{Cap, DOORBELLS, Vs};
 use zerocopy::FromBytes;
 
 use crate::admin::{Admin, DEPTH, Executed};
@@ -26,6 +27,14 @@ pub const CLASS: u32 = 0x01_08_02;
 /// How long a shutdown may take when the controller does not say, and at most.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 const LONGEST_SHUTDOWN: Duration = Duration::from_secs(30);
+/// The most bytes that an admin command moves, where the controller allows as many.
+const ADMIN_TRANSFER: usize = 128 << 10;
+/// The largest transfer that queues make PRP lists for, whatever the options ask for.
+const LARGEST_TRANSFER: usize = 64 << 20;
+/// The most active namespaces that are looked at.
+const NAMESPACES: usize = 65_536;
+/// The most where a controller of NVMe 1.0 has no list of them.
+const NAMESPACES_UNLISTED: u32 = 1_024;
 /// Bytes in an Identify structure.
 const IDENTIFY: usize = 4096;
 
@@ -59,17 +68,6 @@ impl Driver for Controller {
     }
 }
 
-/// Where the doorbells that are used end. A BAR may go on where it cannot be mapped, with an
-/// MSI-X table or nothing at all: doorbells that can be written without a call are worth more
-/// than all of them, if there is a queue for I/O among them.
-fn doorbells_end(bar: &Bar<'_>, cap: Cap) -> u64 {
-    let first_queue = completion_doorbell(1, cap.dstrd()) as u64 + 4;
-    bar.mappable()
-        .iter()
-        .find(|part| part.contains(&(DOORBELLS as u64)) && part.end >= first_queue)
-        .map_or(bar.size(), |part| part.end)
-}
-
 impl Controller {
     /// Takes an NVMe device and brings it up.
     ///
@@ -80,7 +78,7 @@ impl Controller {
         device.expect_one_of(Self::MATCHES)?;
         let address = device.address().clone();
         let claim = |claim: String| AttachError::Device { address: address.clone(), claim };
-        device.set_bus_master(true)?;
+        device.disable_intx()?;
         let bar = device.bar(0)?;
         let registers = bar.window(0..DOORBELLS as u64)?;
         let cap = Cap::from_bits(registers.read64(Cap::OFFSET));
@@ -88,22 +86,29 @@ impl Controller {
         let (page, css) = bring_up::choose(cap).map_err(claim)?;
         let limits = Limits {
             cap,
+            bar: bar.size(),
             page,
             // Until the controller has said more.
             max_transfer: page,
             sgl: false,
             shadow_doorbells: false,
             event_requests: 0,
+            async_events: AsyncEvents::default(),
             shutdown: SHUTDOWN,
             css,
         };
-        let (tail, head) = shared::doorbells(&doorbells, cap, 0)
-            .ok_or_else(|| claim("BAR 0 does not hold the admin queue's doorbells".into()))?;
-        let shape = Shape { depth: DEPTH, max_entries: 4096, max_transfer: page, page, sgl: false };
+        let (tail, head) = shared::doorbells(&device, cap, 0)?;
+        let shape = Shape {
+            depth: DEPTH,
+            max_entries: 4096,
+            max_transfer: ADMIN_TRANSFER,
+            page,
+            sgl: false,
+        };
         let pair = QueuePair::new(&device, shape, tail, head)?;
         let vectors = vectors(&device, &options)?;
         let admin = Admin::new(pair, vectors);
-        let mut shared = Shared::new(device, admin, registers, doorbells, limits, options);
+        let mut shared = Shared::new(device, admin, registers, limits, options);
         let (version, identity) =
             bring_up_and_identify(&mut shared).map_err(|error| attach_error(error, &shared))?;
         let mut controller = Self {
@@ -208,7 +213,6 @@ impl Controller {
         })?;
         let created = shared
             .doorbells(id)
-            .ok_or_else(|| self.unsupported(format!("BAR 0 has no doorbells for queue {id}")))
             .and_then(|(tail, head)| Ok(QueuePair::new(&shared.device, shape, tail, head)?))
             .and_then(|mut pair| {
                 let number = vector.as_ref().map(|(vector, _)| *vector);
@@ -217,6 +221,10 @@ impl Controller {
         match created {
             Ok(pair) => {
                 let state = shared.state();
+                if state.phase() != Phase::Running {
+                    admin.return_queue(id, vector);
+                    return Err(shared.gone());
+                }
                 Ok(IoQueue::new(shared.clone(), id, pair, vector, state))
             }
             Err(error) => {
@@ -235,7 +243,7 @@ impl Controller {
         let namespace = *self.namespace(nsid)?;
         let mut queue = self.io_queue(depth)?;
         match namespace.metadata() {
-            Metadata::None | Metadata::Stripped => {}
+            Metadata::None | Metadata::Stripped { .. } => {}
             Metadata::Separate(size) => {
                 queue.prepare_metadata(namespace.max_blocks() as usize * usize::from(size))?;
             }
@@ -258,7 +266,9 @@ impl Controller {
     pub fn rescan(&mut self) -> Result<(), ControllerError> {
         let mut namespaces = Vec::new();
         for nsid in self.active_namespaces()? {
-            let said = self.identify_namespace(nsid)?;
+            // One that went away since, or is of another command set, is left out.
+            let said = bring_up::tolerate_status(self.identify_namespace(nsid))?;
+            let Some(said) = said else { continue };
             let max = self.shared.limits.max_transfer;
             match Namespace::check(nsid, &said, &self.identity, max) {
                 // Size 0: it went away since.
@@ -274,7 +284,7 @@ impl Controller {
     fn active_namespaces(&self) -> Result<Vec<u32>, ControllerError> {
         let most = self.identity.nn.get();
         if (self.version.major(), self.version.minor()) < (1, 1) {
-            return Ok((1..=most).collect());
+            return Ok((1..=most.min(NAMESPACES_UNLISTED)).collect());
         }
         let mut active: Vec<u32> = Vec::new();
         loop {
@@ -283,10 +293,13 @@ impl Controller {
                 self.identify(Identify::active_namespaces(last), "Identify: active namespaces")?;
             for nsid in list.iter() {
                 // The list rises and stays below the number of namespaces: also what ends this.
-                if nsid <= active.last().copied().unwrap_or(0) || nsid > most {
+                if nsid <= active.last().copied().unwrap_or(0)
+                    || nsid > most
+                    || active.len() == NAMESPACES
+                {
                     return Err(self.malformed(&format!(
-                        "its list of active namespaces has {nsid} after {:?}, and it has at most \
-                         {most}",
+                        "its list of active namespaces has {nsid} after {:?}; it should rise, to at \
+                         most {most}, and have at most {NAMESPACES} entries",
                         active.last()
                     )));
                 }
@@ -330,6 +343,7 @@ impl Controller {
     /// # Errors
     /// When it does not come back.
     pub fn reset(&self) -> Result<(), ControllerError> {
+        self.shared.made_progress();
         self.shared.reset(self.shared.state(), "asked for");
         match self.shared.state().phase() {
             Phase::Gone => Err(self.shared.gone()),
@@ -424,16 +438,14 @@ fn bring_up_and_identify(
         .ok_or_else(|| malformed(shared, "Identify: controller: too short"))?;
     drop(admin);
     let page = shared.limits.page;
-    let most = shared.options.max_transfer.max(page);
+    let most = shared.options.max_transfer.clamp(page, LARGEST_TRANSFER);
     let allowed = identity.max_transfer(page).unwrap_or(usize::MAX);
-    // A PRP list of several pages is chained at 4 KiB; larger pages of the controller keep to
-    // lists of one.
-    let describable = if page == 4096 { usize::MAX } else { 511 * page };
-    shared.limits.max_transfer = most.min(allowed).min(describable);
+    shared.limits.max_transfer = most.min(allowed);
     shared.limits.sgl = shared.options.sgl && matches!(identity.sgls().support(), 1 | 2);
     shared.limits.shadow_doorbells =
         shared.options.shadow_doorbells && identity.oacs().doorbell_buffer();
     shared.limits.event_requests = identity.aerl;
+    shared.limits.async_events = wanted_events(&identity);
     // RTD3E, or a usual time where it is not told.
     let told = Duration::from_micros(identity.rtd3e.get().into());
     shared.limits.shutdown = if told.is_zero() { SHUTDOWN } else { told.min(LONGEST_SHUTDOWN) };
@@ -444,8 +456,24 @@ fn bring_up_and_identify(
         return Err(malformed(shared, "it granted no I/O queue that BAR 0 has doorbells for"));
     }
     drop(admin);
-    shared.enter_running();
+    shared.enter_running()?;
     Ok((version, Box::new(identity)))
+}
+
+/// All health warnings, and of the notices those that the controller offers and that mean
+/// something here.
+fn wanted_events(identity: &IdentifyController) -> AsyncEvents {
+    let offered = AsyncEvents::from_bits(identity.oaes.get());
+    let warnings = CriticalWarning::default()
+        .with_spare(true)
+        .with_temperature(true)
+        .with_reliability(true)
+        .with_read_only(true)
+        .with_backup_failed(true);
+    AsyncEvents::default()
+        .with_smart(warnings.bits())
+        .with_namespace_attribute(offered.namespace_attribute())
+        .with_firmware_activation(offered.firmware_activation())
 }
 
 fn malformed(shared: &Shared, claim: &str) -> ControllerError {
@@ -460,7 +488,9 @@ fn attach_error(error: ControllerError, shared: &Shared) -> AttachError {
         }
         ControllerError::Dma(error) => error.into(),
         ControllerError::Transport(error) => error.into(),
-        ControllerError::Malformed { claim, .. } => AttachError::Device { address, claim },
+        ControllerError::Malformed { claim, .. } | ControllerError::Fatal { claim, .. } => {
+            AttachError::Device { address, claim }
+        }
         ControllerError::Status { command, status, .. } => {
             AttachError::Device { address, claim: format!("{command}: {status}") }
         }

@@ -38,7 +38,7 @@ impl DataPointers {
         let lists = match stride {
             0 => None,
             stride => {
-                let buffer = device.dma_buffer(slots * stride * ENTRY)?;
+                let buffer = device.dma_buffer(slots.saturating_mul(stride * ENTRY))?;
                 let error = |_| DmaError::Size(slots * stride * ENTRY);
                 Some(DmaRing::new(buffer, slots * stride).map_err(error)?)
             }

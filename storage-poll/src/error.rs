@@ -60,6 +60,14 @@ pub enum ControllerError {
         /// How long it was waited for.
         limit: Duration,
     },
+    /// The controller reports that it failed; it was reset.
+    #[error("{address}: {claim}")]
+    Fatal {
+        /// Which device.
+        address: String,
+        /// What it was doing.
+        claim: String,
+    },
     /// The controller is gone.
     #[error("{address}: the controller is gone: {reason}")]
     Gone {

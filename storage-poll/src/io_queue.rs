@@ -17,8 +17,11 @@ use crate::shared::{Phase, Shared, State};
 const TICKS: u32 = 8;
 /// The longest tick: how late a removal is noticed at most.
 const LONGEST_TICK: Duration = Duration::from_millis(100);
-/// Polls between two looks at the clock; a power of two.
-const POLLS: u32 = 1024;
+/// Polls between two looks at the clock; powers of two. Polls that find nothing have the time.
+const BUSY_POLLS: u32 = 1024;
+const IDLE_POLLS: u32 = 16;
+/// The most bytes of metadata of one command, in formats that keep them apart.
+const METADATA: usize = 16 << 20;
 /// Commands that are appended at most before the doorbell is rung for them.
 const BATCH: u32 = 16;
 
@@ -48,8 +51,11 @@ pub struct IoQueue {
 struct Clock {
     next: u64,
     period: u64,
-    /// How many of our ticks an aborted command has.
+    /// How many of our ticks a command has, and an aborted one from then on.
+    timeout: u32,
     grace: u32,
+    /// What had completed at the last look.
+    completed: u64,
 }
 
 /// How long waits spin, in ticks of the CPU: longer while that pays, shorter while not.
@@ -79,9 +85,11 @@ impl IoQueue {
         state: State,
     ) -> Self {
         let tick = (shared.options.timeout / TICKS).clamp(Duration::from_millis(1), LONGEST_TICK);
-        let grace = shared.options.admin_timeout.as_nanos().div_ceil(tick.as_nanos());
+        let in_ticks = |time: Duration| {
+            u32::try_from(time.as_nanos().div_ceil(tick.as_nanos())).unwrap_or(u32::MAX / 4)
+        };
         let period = clock::to_ticks(tick);
-        let most = clock::to_ticks(shared.options.spin);
+        let most = clock::to_ticks(shared.options.spin.min(Duration::from_secs(1)));
         Self {
             pair,
             id,
@@ -93,8 +101,10 @@ impl IoQueue {
             polls: 0,
             clock: Clock {
                 next: clock::ticks() + period,
-                period,
-                grace: grace.min(u128::from(u32::MAX)) as u32,
+                period: period.max(1),
+                timeout: in_ticks(shared.options.timeout),
+                grace: in_ticks(shared.options.admin_timeout),
+                completed: 0,
             },
             spin: Spin { now: most, most },
             shared,
@@ -137,11 +147,16 @@ impl IoQueue {
         tag: u64,
     ) -> Result<(), (SubmitError, Option<DmaBuf>)> {
         if self.shared.state() != self.state || self.refused {
-            return Err((SubmitError::NotReady, buffer));
+            return Err((self.why_not(), buffer));
         }
         let available = buffer.as_ref().map_or(0, DmaBuf::len);
         if command.len > available || (command.len == 0 && buffer.is_some()) {
             return Err((SubmitError::Buffer, buffer));
+        }
+        if command.len > self.pair.max_transfer() {
+            // Of a namespace of another controller.
+            let max = self.pair.max_transfer() as u32;
+            return Err((SubmitError::TooLarge { len: command.len, max }, buffer));
         }
         let mut entry = command.entry;
         if command.metadata > 0 {
@@ -162,6 +177,15 @@ impl IoQueue {
         }
     }
 
+    #[cold]
+    fn why_not(&self) -> SubmitError {
+        if self.refused || self.shared.state().phase() == Phase::Gone {
+            SubmitError::Gone
+        } else {
+            SubmitError::NotReady
+        }
+    }
+
     /// Starts all commands that were submitted.
     #[inline]
     pub fn ring(&mut self) {
@@ -178,14 +202,18 @@ impl IoQueue {
             return self.poll_stopped();
         }
         self.polls = self.polls.wrapping_add(1);
-        if self.polls.is_multiple_of(POLLS) {
-            self.look_at_clock();
-        }
         if let Some(reaped) = self.pair.reap() {
+            self.pair.rings().acknowledge();
+            if self.polls.is_multiple_of(BUSY_POLLS) {
+                self.look_at_clock();
+            }
             return Some(completed(reaped));
         }
         self.ring();
         self.pair.rings().acknowledge();
+        if self.polls.is_multiple_of(IDLE_POLLS) {
+            self.look_at_clock();
+        }
         None
     }
 
@@ -195,9 +223,11 @@ impl IoQueue {
     /// # Errors
     /// When the interrupt cannot be waited for.
     pub fn wait(&mut self, timeout: Duration) -> io::Result<bool> {
+        // A year is as good as for ever, and can be added to any time.
+        let timeout = timeout.min(Duration::from_hours(365 * 24));
         let end = Instant::now() + timeout;
         self.ring();
-        let spin_end = clock::ticks() + self.spin.now;
+        let spin_end = clock::ticks() + self.spin.now.min(clock::to_ticks(timeout));
         while clock::ticks() < spin_end {
             if self.has_news() {
                 self.spin.now = (self.spin.now * 2).min(self.spin.most);
@@ -229,7 +259,10 @@ impl IoQueue {
     }
 
     fn has_news(&self) -> bool {
-        self.shared.state() != self.state || self.pair.pending()
+        let stopped = self.shared.state() != self.state;
+        // A queue that is lost and has ended every command says nothing more.
+        (stopped && (self.pair.in_flight() > 0 || self.why_not() == SubmitError::NotReady))
+            || self.pair.pending()
     }
 
     /// The controller was reset, is being reset, or is gone.
@@ -264,7 +297,13 @@ impl IoQueue {
         self.unrung = 0;
         let mut admin = self.shared.lock();
         match admin.create_queue(&self.shared, self.id, &mut self.pair, vector) {
-            Ok(()) => self.state = self.shared.state(),
+            Ok(()) => {
+                // Unless it was lost since: the old state leads to the right end then.
+                let state = self.shared.state();
+                if state.phase() == Phase::Running {
+                    self.state = state;
+                }
+            }
             // A timeout has reset the controller again: there is another try.
             Err(ControllerError::Timeout { .. } | ControllerError::Gone { .. }) => {}
             Err(error) => {
@@ -281,50 +320,59 @@ impl IoQueue {
         if now < self.clock.next || self.shared.state() != self.state {
             return;
         }
+        // As many ticks as have passed: for a queue that is polled seldom, too.
+        let passed = (now - self.clock.next) / self.clock.period + 1;
         self.clock.next = now + self.clock.period;
+        self.pair.tick = self.pair.tick.wrapping_add(passed.min(u64::from(u32::MAX)) as u32);
+        if self.pair.completed != self.clock.completed {
+            self.clock.completed = self.pair.completed;
+            self.shared.made_progress();
+        }
         if self.pair.in_flight() == 0 {
             return;
         }
-        self.pair.tick = self.pair.tick.wrapping_add(1);
         let csts = self.shared.csts();
         if csts.is_gone() {
             self.shared.lose(&self.shared.removal());
-            return;
-        }
-        if csts.cfs() {
-            self.shared.reset(self.state, "controller fatal status");
-            return;
-        }
-        if self.pair.pending() {
-            // It may be the one that is late: reaping comes first.
-            return;
-        }
-        let (tick, grace) = (self.pair.tick, self.clock.grace);
-        let ticks = self.timeout_ticks();
-        let late = self.pair.busy().find_map(|(cid, slot)| {
-            let age = tick.wrapping_sub(slot.tick);
-            if age <= if slot.abort_sent { grace } else { ticks } {
-                return None;
-            }
-            let first = !slot.abort_sent;
-            (slot.abort_sent, slot.tick) = (true, tick);
-            Some((cid, first))
-        });
-        match late {
-            None => {}
-            Some((cid, true)) => {
-                tracing::warn!(queue = self.id, cid, "a command takes too long: abort");
-                if let Err(error) = self.shared.abort(self.id, cid) {
-                    tracing::warn!(%error, "abort failed");
-                }
-            }
-            Some((_, false)) => self.shared.reset(self.state, "an aborted command did not end"),
+        } else if csts.cfs() {
+            self.reset("controller fatal status");
+        } else {
+            self.look_for_late_commands();
         }
     }
 
-    fn timeout_ticks(&self) -> u32 {
-        let ticks = clock::to_ticks(self.shared.options.timeout) / self.clock.period.max(1);
-        ticks.min(u64::from(u32::MAX)) as u32
+    fn look_for_late_commands(&mut self) {
+        let tick = self.pair.tick;
+        // What has completed but is not reaped yet is late only by our own doing; a queue that
+        // never runs empty gets twice the time for it.
+        let factor = if self.pair.pending() { 2 } else { 1 };
+        let grace = self.clock.grace.saturating_mul(factor);
+        let timeout = self.clock.timeout.saturating_mul(factor);
+        let late = self.pair.busy().find(|(_, slot)| {
+            tick.wrapping_sub(slot.tick) > if slot.abort_sent { grace } else { timeout }
+        });
+        let Some((cid, slot)) = late else { return };
+        if slot.abort_sent {
+            return self.reset("an aborted command did not end");
+        }
+        // Without the admin queue, which somebody has for longer: the next tick will do.
+        let Some(mut admin) = self.shared.try_lock() else { return };
+        if self.shared.state() != self.state {
+            return;
+        }
+        (slot.abort_sent, slot.tick) = (true, tick);
+        tracing::warn!(queue = self.id, cid, "a command takes too long: abort");
+        if let Err(error) = admin.abort(&self.shared, self.id, cid) {
+            tracing::warn!(%error, "abort failed");
+        }
+    }
+
+    fn reset(&self, why: &str) {
+        if let Some(mut admin) = self.shared.try_lock()
+            && self.shared.state() == self.state
+        {
+            admin.reset(&self.shared, why);
+        }
     }
 
     /// Where the metadata of `command` lie. Prepared by [`prepare_metadata`](Self::prepare_metadata).
@@ -338,6 +386,12 @@ impl IoQueue {
     /// Makes room for the metadata of commands on namespaces that keep them apart, `len` bytes
     /// a command at most.
     pub(crate) fn prepare_metadata(&mut self, len: usize) -> Result<(), ControllerError> {
+        if len > METADATA {
+            return Err(ControllerError::Unsupported {
+                address: self.shared.address(),
+                reason: format!("{len} bytes of metadata a command; {METADATA} are possible"),
+            });
+        }
         let len = len.next_multiple_of(uniddrv::dma::PAGE);
         self.metadata = Some(self.shared.device.dma_buffer(2 * len)?);
         Ok(())

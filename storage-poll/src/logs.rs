@@ -21,7 +21,9 @@ impl Controller {
     pub fn error_log(&self, count: usize) -> Result<Vec<ErrorInformation>, ControllerError> {
         let kept = usize::from(self.identity().elpe) + 1;
         let size = size_of::<ErrorInformation>();
-        let len = count.clamp(1, kept) * size;
+        // Without offsets into log pages there is no more than one piece.
+        let most = if self.identity().lpa.extended_data() { kept } else { kept.min(4096 / size) };
+        let len = count.clamp(1, most) * size;
         let bytes = self.log(LogId::ERROR_INFORMATION, ALL, len)?;
         let entries = bytes.chunks_exact(size).filter_map(parse::<ErrorInformation>);
         Ok(entries.filter(|entry| entry.error_count.get() != 0).take(count).collect())

@@ -29,7 +29,10 @@ pub enum Metadata {
     /// The format has none.
     None,
     /// Protection information alone, which the controller inserts and strips (PRACT).
-    Stripped,
+    Stripped {
+        /// Whether it has reference tags (types 1 and 2): the low bits of each block's LBA.
+        reference_tags: bool,
+    },
     /// This many bytes a block in a buffer of their own, which this driver throws away and
     /// writes as zeroes.
     Separate(u16),
@@ -106,7 +109,9 @@ impl Namespace {
         }
         let metadata = match format.ms.get() {
             0 => Metadata::None,
-            8 if said.dps.pit() != 0 => Metadata::Stripped,
+            8 if said.dps.pit() != 0 => {
+                Metadata::Stripped { reference_tags: matches!(said.dps.pit(), 1 | 2) }
+            }
             size if said.flbas.extended() => Metadata::Interleaved(size),
             size => Metadata::Separate(size),
         };
@@ -216,7 +221,8 @@ impl Namespace {
     /// # Errors
     /// As for reading, and when the controller does not offer it.
     pub fn compare(&self, lba: u64, blocks: u32) -> Result<Command, SubmitError> {
-        offered(self.optional.compare)?;
+        // The buffer would have to bring protection information along.
+        offered(self.optional.compare && !matches!(self.metadata, Metadata::Stripped { .. }))?;
         self.transfer(Opcode::COMPARE, lba, blocks, Flags::NONE, true)
     }
 
@@ -227,7 +233,7 @@ impl Namespace {
     /// For no blocks, more than 65,536, some that do not exist, and when not offered.
     pub fn verify(&self, lba: u64, blocks: u32) -> Result<Command, SubmitError> {
         offered(self.optional.verify)?;
-        self.without_data(Opcode::VERIFY, lba, blocks, self.protection())
+        self.without_data(Opcode::VERIFY, lba, blocks, Flags::NONE, false)
     }
 
     /// Writes zeroes to `blocks` blocks from `lba` on; with `deallocate`, the controller may
@@ -242,12 +248,8 @@ impl Namespace {
         deallocate: bool,
     ) -> Result<Command, SubmitError> {
         offered(self.optional.write_zeroes)?;
-        self.without_data(
-            Opcode::WRITE_ZEROES,
-            lba,
-            blocks,
-            self.protection().with_deac(deallocate),
-        )
+        let flags = Flags::NONE.with_deac(deallocate);
+        self.without_data(Opcode::WRITE_ZEROES, lba, blocks, flags, true)
     }
 
     /// Marks `blocks` blocks from `lba` on as unreadable. NVM Command Set 1.0 §3.2.7.
@@ -256,7 +258,7 @@ impl Namespace {
     /// As for [`verify`](Self::verify).
     pub fn write_uncorrectable(&self, lba: u64, blocks: u32) -> Result<Command, SubmitError> {
         offered(self.optional.write_uncorrectable)?;
-        self.without_data(Opcode::WRITE_UNCORRECTABLE, lba, blocks, Flags::NONE)
+        self.without_data(Opcode::WRITE_UNCORRECTABLE, lba, blocks, Flags::NONE, false)
     }
 
     /// Puts all that was written on non-volatile media. NVMe Base 2.0 §7.1.
@@ -299,7 +301,8 @@ impl Namespace {
         destination: u64,
         buffer: &mut DmaBuf,
     ) -> Result<Command, SubmitError> {
-        offered(self.optional.copy)?;
+        // Reference tags would have to be those of each source range.
+        offered(self.optional.copy && !matches!(self.metadata, Metadata::Stripped { .. }))?;
         let command = Copy::new(self.nsid, destination, ranges.len())
             .filter(|_| ranges.len() <= self.copy.ranges as usize)
             .ok_or(SubmitError::Unaligned(ranges.len()))?;
@@ -336,15 +339,11 @@ impl Namespace {
         }
         let count = BlockCount::new(blocks).ok_or(SubmitError::Unaligned(0))?;
         self.inside(lba, blocks.into())?;
-        let flags = match self.metadata {
-            Metadata::Stripped => flags.with_pract(true),
-            _ => flags,
-        };
         let metadata = match self.metadata {
             Metadata::Separate(size) => blocks as usize * usize::from(size),
             _ => 0,
         };
-        let entry = Access::new(self.nsid, lba, count, flags).to_entry(opcode);
+        let entry = self.protected(Access::new(self.nsid, lba, count, flags)).to_entry(opcode);
         Ok(Command { entry, len: self.transfer_len(blocks), metadata, writes })
     }
 
@@ -354,6 +353,7 @@ impl Namespace {
         lba: u64,
         blocks: u32,
         flags: Flags,
+        protect: bool,
     ) -> Result<Command, SubmitError> {
         let count = match BlockCount::new(blocks) {
             Some(count) => count,
@@ -361,12 +361,22 @@ impl Namespace {
             None => return Err(self.too_many(blocks.into(), BlockCount::MAX.get())),
         };
         self.inside(lba, blocks.into())?;
-        let entry = Access::new(self.nsid, lba, count, flags).to_entry(opcode);
+        let access = Access::new(self.nsid, lba, count, flags);
+        let entry = if protect { self.protected(access) } else { access }.to_entry(opcode);
         Ok(Command { entry, len: 0, metadata: 0, writes: true })
     }
 
-    fn protection(&self) -> Flags {
-        Flags::NONE.with_pract(self.metadata == Metadata::Stripped)
+    /// Has the controller insert, check and strip protection information.
+    #[inline]
+    fn protected(&self, access: Access) -> Access {
+        match self.metadata {
+            Metadata::Stripped { reference_tags } => Access {
+                flags: access.flags.with_pract(true),
+                reference_tag: if reference_tags { access.slba as u32 } else { 0 },
+                ..access
+            },
+            _ => access,
+        }
     }
 
     #[inline]

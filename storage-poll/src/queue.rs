@@ -29,6 +29,9 @@ pub(crate) struct QueuePair {
     data: DataPointers,
     /// The time, in ticks of its user.
     pub(crate) tick: u32,
+    max_transfer: usize,
+    /// Completions of commands that were on their way.
+    pub(crate) completed: u64,
     /// Completions of commands that are not on their way: a defect of the controller.
     unknown: u64,
 }
@@ -57,6 +60,8 @@ impl QueuePair {
             slots: Slots::new(shape.depth),
             data: DataPointers::new(device, depth, shape.max_transfer, shape.page, shape.sgl)?,
             tick: 0,
+            max_transfer: shape.max_transfer,
+            completed: 0,
             unknown: 0,
         })
     }
@@ -72,6 +77,12 @@ impl QueuePair {
     #[inline]
     pub(crate) fn in_flight(&self) -> usize {
         self.slots.in_flight()
+    }
+
+    /// The most bytes that one command moves: what its data pointers can describe.
+    #[inline]
+    pub(crate) fn max_transfer(&self) -> usize {
+        self.max_transfer
     }
 
     pub(crate) fn unknown(&self) -> u64 {
@@ -110,6 +121,7 @@ impl QueuePair {
         loop {
             let entry = self.rings.pop()?;
             if let Some((tag, buffer)) = self.slots.release(entry.dw3().cid()) {
+                self.completed += 1;
                 return Some(Reaped { tag, entry, buffer });
             }
             self.unknown += 1;
@@ -130,8 +142,7 @@ impl QueuePair {
     /// Ends one of the commands on their way without the controller: its tag and buffer. For
     /// a controller that has stopped.
     pub(crate) fn give_up_one(&mut self) -> Option<(u64, Option<DmaBuf>)> {
-        let cid = self.slots.busy().next()?.0;
-        self.slots.release(cid)
+        self.slots.release_any()
     }
 
     /// The commands on their way.

@@ -1,14 +1,13 @@
 //! What the controller object and its I/O queues share, on whatever threads they are.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
+use uniddrv::device::BarError;
 use uniddrv::{Device, Window};
-use uniddrv_spec::nvme::admin::Abort;
-use uniddrv_spec::nvme::registers::{
-    Cap, Csts, DOORBELLS, completion_doorbell, submission_doorbell,
-};
+use uniddrv_spec::nvme::admin::features::AsyncEvents;
+use uniddrv_spec::nvme::registers::{Cap, Csts, completion_doorbell, submission_doorbell};
 
 use uniddrv_spec::nvme::shadow::{completion_offset, submission_offset};
 
@@ -24,13 +23,15 @@ use crate::options::Options;
 pub(crate) struct State(u32);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
 pub(crate) enum Phase {
     /// I/O goes on.
-    Running,
+    Running = 0,
     /// The controller is being stopped and brought up again.
-    Resetting,
-    /// For ever: it was removed, or cannot be brought up again.
-    Gone,
+    Resetting = 1,
+    /// For ever: it was removed, or cannot be brought up again. Both bits, so that setting it
+    /// hides no other phase.
+    Gone = 3,
 }
 
 impl State {
@@ -60,6 +61,8 @@ impl State {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) cap: Cap,
+    /// Length of BAR 0 in bytes.
+    pub(crate) bar: u64,
     /// Page size in bytes.
     pub(crate) page: usize,
     /// Bytes.
@@ -68,6 +71,8 @@ pub(crate) struct Limits {
     pub(crate) shadow_doorbells: bool,
     /// Asynchronous event requests that it takes at once, 0's based.
     pub(crate) event_requests: u8,
+    /// The events that are asked for, of those that are optional.
+    pub(crate) async_events: AsyncEvents,
     /// How long a normal shutdown may take.
     pub(crate) shutdown: Duration,
     /// Whether commands of the NVM Command Set are chosen alone (0) or with all others.
@@ -78,9 +83,10 @@ pub(crate) struct Shared {
     /// The admin queue: whoever holds it may create queues and reset the controller.
     admin: Mutex<Admin>,
     pub(crate) registers: Window,
-    doorbells: Window,
     state: AtomicU32,
     lost: Mutex<Option<String>>,
+    /// Resets since a command last completed.
+    resets: AtomicU32,
     pub(crate) limits: Limits,
     pub(crate) options: Options,
     /// Goes last, when nothing points into its registers and memory any more.
@@ -92,16 +98,15 @@ impl Shared {
         device: Device,
         admin: Admin,
         registers: Window,
-        doorbells: Window,
         limits: Limits,
         options: Options,
     ) -> Self {
         Self {
             admin: Mutex::new(admin),
             registers,
-            doorbells,
             state: AtomicU32::new(Phase::Resetting as u32),
             lost: Mutex::new(None),
+            resets: AtomicU32::new(0),
             limits,
             options,
             device,
@@ -118,15 +123,43 @@ impl Shared {
     }
 
     /// Queues keep their hands off from here on.
-    pub(crate) fn enter_reset(&self) {
-        let state = self.state().with_phase(Phase::Resetting);
-        self.state.store(state.0, Ordering::Release);
+    ///
+    /// # Errors
+    /// When the controller is gone, which it stays.
+    pub(crate) fn enter_reset(&self) -> Result<(), ControllerError> {
+        self.change(|state| state.with_phase(Phase::Resetting))
     }
 
     /// The controller runs, with no I/O queue: each queue attaches itself anew.
-    pub(crate) fn enter_running(&self) {
-        let state = self.state().after_reset().with_phase(Phase::Running);
-        self.state.store(state.0, Ordering::Release);
+    ///
+    /// # Errors
+    /// When the controller is gone, which it stays.
+    pub(crate) fn enter_running(&self) -> Result<(), ControllerError> {
+        self.change(|state| state.after_reset().with_phase(Phase::Running))
+    }
+
+    /// Counts a reset. How many there were since a command last completed, this one included.
+    pub(crate) fn count_reset(&self) -> u32 {
+        self.resets.fetch_add(1, Ordering::Relaxed).saturating_add(1)
+    }
+
+    /// Commands complete: earlier resets are forgiven.
+    pub(crate) fn made_progress(&self) {
+        if self.resets.load(Ordering::Relaxed) != 0 {
+            self.resets.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn change(&self, to: impl Fn(State) -> State) -> Result<(), ControllerError> {
+        // Any thread may find out meanwhile that the controller is gone.
+        let update = |state| match State(state) {
+            state if state.phase() == Phase::Gone => None,
+            state => Some(to(state).0),
+        };
+        match self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, update) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(self.gone()),
+        }
     }
 
     /// The controller is given up: its DMA is stopped, and requests end with an error.
@@ -142,7 +175,7 @@ impl Shared {
         let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         lost.get_or_insert_with(|| reason.to_owned());
         drop(lost);
-        self.state.store(self.state().with_phase(Phase::Gone).0, Ordering::Release);
+        self.state.fetch_or(Phase::Gone as u32, Ordering::AcqRel);
     }
 
     pub(crate) fn gone(&self) -> ControllerError {
@@ -169,9 +202,18 @@ impl Shared {
         self.device.lost().unwrap_or_else(|| "its registers read as all ones".to_owned())
     }
 
-    /// The doorbells of queue `id`. Nothing where the BAR does not hold them.
-    pub(crate) fn doorbells(&self, id: u16) -> Option<(Doorbell, Doorbell)> {
-        doorbells(&self.doorbells, self.limits.cap, id)
+    /// Whether BAR 0 holds the doorbells of queue `id`.
+    pub(crate) fn has_doorbells(&self, id: u16) -> bool {
+        let end = completion_doorbell(id, self.limits.cap.dstrd()) + size_of::<u32>();
+        end as u64 <= self.limits.bar
+    }
+
+    /// The doorbells of queue `id`.
+    pub(crate) fn doorbells(&self, id: u16) -> Result<(Doorbell, Doorbell), ControllerError> {
+        doorbells(&self.device, self.limits.cap, id).map_err(|error| ControllerError::Unsupported {
+            address: self.address(),
+            reason: format!("the doorbells of queue {id}: {error}"),
+        })
     }
 
     /// Resets the controller unless that was done since the state `seen`. Every command on its
@@ -183,11 +225,14 @@ impl Shared {
         }
     }
 
-    /// Asks the controller to end a command. That it agreed does not mean that it ended.
-    pub(crate) fn abort(&self, queue: u16, cid: u16) -> Result<(), ControllerError> {
-        let entry = Abort { sqid: queue, cid }.to_entry();
-        self.lock().execute(self, "Abort", entry, None)?;
-        Ok(())
+    /// The admin queue, unless somebody has it: for an I/O thread, which does not wait while
+    /// another formats a namespace.
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, Admin>> {
+        match self.admin.try_lock() {
+            Ok(admin) => Some(admin),
+            Err(TryLockError::Poisoned(admin)) => Some(admin.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// The shadows of these doorbells, set to 0, where the controller uses shadows and its page of
@@ -219,17 +264,38 @@ impl Drop for Shared {
             bring_up::shut_down(self, self.limits.shutdown).and_then(|()| bring_up::stop(self));
         if let Err(error) = stopped {
             tracing::warn!(%error, "the controller was left without a proper shutdown");
+            // The rings of the admin queue are given back next.
+            if let Err(error) = self.device.set_bus_master(false) {
+                tracing::warn!(%error, "bus mastering stays on");
+            }
         }
     }
 }
 
-/// The doorbells of queue `id` in the window that starts with the first one: of its submission
-/// and of its completion ring. Nothing where the window does not hold them.
-pub(crate) fn doorbells(window: &Window, cap: Cap, id: u16) -> Option<(Doorbell, Doorbell)> {
-    let at = |offset: usize| window.register32(offset - DOORBELLS).ok().map(Doorbell::new);
+/// The doorbells of queue `id`: of its submission and of its completion ring.
+///
+/// Each through a window of the page that it lies in: what else the BAR holds (an MSI-X table,
+/// often) may not be mapped, and would have the doorbells trapped with it.
+pub(crate) fn doorbells(
+    device: &Device,
+    cap: Cap,
+    id: u16,
+) -> Result<(Doorbell, Doorbell), BarError> {
+    const PAGE: u64 = 4096;
+    let bar = device.bar(0)?;
+    let at = |offset: usize| {
+        let page = offset as u64 / PAGE * PAGE;
+        let window = bar.window(page..(page + PAGE).min(bar.size()))?;
+        let register = window.register32((offset as u64 - page) as usize);
+        register.map(Doorbell::new).map_err(|error| BarError::Window {
+            address: device.address().clone(),
+            index: 0,
+            error,
+        })
+    };
     let tail = at(submission_doorbell(id, cap.dstrd()))?;
     let head = at(completion_doorbell(id, cap.dstrd()))?;
-    Some((tail, head))
+    Ok((tail, head))
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ pub(crate) struct Slot {
 pub(crate) struct Slots {
     all: Box<[Slot]>,
     free: Vec<u16>,
+    /// Where `release_any` goes on: nothing busy lies before.
+    cursor: usize,
     index_mask: u16,
 }
 
@@ -39,6 +41,7 @@ impl Slots {
         Self {
             all: (0..count).map(slot).collect(),
             free: (0..count).rev().collect(),
+            cursor: 0,
             index_mask: (count.next_power_of_two() - 1).max(1),
         }
     }
@@ -84,6 +87,18 @@ impl Slots {
         slot.busy = false;
         self.free.push(index);
         Some((slot.tag, slot.buffer.take()))
+    }
+
+    /// Frees one busy slot, if there is any.
+    pub(crate) fn release_any(&mut self) -> Option<(u64, Option<DmaBuf>)> {
+        while let Some(slot) = self.all.get(self.cursor) {
+            if slot.busy {
+                return self.release(slot.cid);
+            }
+            self.cursor += 1;
+        }
+        self.cursor = 0;
+        None
     }
 
     /// The busy slots with their identifiers.

@@ -1,7 +1,9 @@
 //! Memory that can be shared with devices and other processes.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
@@ -18,6 +20,9 @@ pub struct Arena {
     fd: OwnedFd,
     mapping: Mapping,
     huge: bool,
+    /// Start and length in bytes of the extents that no buffer has, by start. It belongs to the
+    /// arena, not to a mapping of it: however often that is mapped, a byte has one owner.
+    free: Mutex<BTreeMap<usize, usize>>,
 }
 
 /// An arena that could not be made.
@@ -41,10 +46,14 @@ impl Arena {
             .max(1)
             .checked_next_multiple_of(HUGE_PAGE)
             .filter(|&size| isize::try_from(size).is_ok())
-            .filter(|&size| size as u64 <= available_memory())
-            .ok_or_else(|| error("reserve memory", io::ErrorKind::OutOfMemory.into()))?;
+            .ok_or_else(|| error("round up", io::ErrorKind::OutOfMemory.into()))?;
         Self::with_pages(size, MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB, true)
-            .or_else(|_| Self::with_pages(size, MemfdFlags::empty(), false))
+            .or_else(|_| {
+                if size as u64 > available_memory() {
+                    return Err(("reserve memory", io::ErrorKind::OutOfMemory.into()));
+                }
+                Self::with_pages(size, MemfdFlags::empty(), false)
+            })
             .map_err(|(action, e)| error(action, e))
     }
 
@@ -64,7 +73,8 @@ impl Arena {
         fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
             .map_err(|e| ("seal", e.into()))?;
         let mapping = Mapping::populated(fd.as_fd(), 0, size).map_err(|e| ("mmap", e))?;
-        Ok(Self { fd, mapping, huge })
+        let free = Mutex::new(BTreeMap::from([(0, size)]));
+        Ok(Self { fd, mapping, huge, free })
     }
 
     /// Length in bytes, a multiple of 2 MiB.
@@ -81,6 +91,33 @@ impl Arena {
     /// Its file descriptor, to hand to a peer or the kernel.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// Takes `size` bytes that nobody has. Where they start.
+    pub(crate) fn take(&self, size: usize) -> Option<usize> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let (&start, &extent) = free.iter().find(|&(_, &extent)| extent >= size)?;
+        free.remove(&start);
+        if extent > size {
+            free.insert(start + size, extent - size);
+        }
+        Some(start)
+    }
+
+    /// Gives back what was taken.
+    pub(crate) fn give_back(&self, mut start: usize, mut size: usize) {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((&before, &len)) = free.range(..start).next_back()
+            && before + len == start
+        {
+            free.remove(&before);
+            start = before;
+            size += len;
+        }
+        if let Some(len) = free.remove(&(start + size)) {
+            size += len;
+        }
+        free.insert(start, size);
     }
 
     /// The address at which this process has it mapped, for as long as it lives.

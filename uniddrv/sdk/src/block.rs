@@ -130,9 +130,12 @@ pub enum SubmitError {
     /// The device does not offer the operation.
     #[error("the device does not offer this operation")]
     Unsupported,
-    /// The device is being reset or is gone; polling tells.
-    #[error("the device is not ready: it is being reset, or gone")]
+    /// The device is being reset; poll, and try again.
+    #[error("the device is being reset")]
     NotReady,
+    /// The device is gone, or does not have this queue any more.
+    #[error("the device is gone")]
+    Gone,
 }
 
 /// A queue of block requests, owned by one thread.

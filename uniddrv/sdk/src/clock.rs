@@ -23,12 +23,12 @@ pub fn ticks() -> u64 {
 #[cfg(not(target_arch = "x86_64"))]
 static START: OnceLock<Instant> = OnceLock::new();
 
-/// Ticks in a second, measured once over 20 ms against the system's monotonic clock.
+/// Ticks in a second, measured once over 5 ms against the system's monotonic clock.
 pub fn ticks_per_second() -> u64 {
     static RATE: OnceLock<u64> = OnceLock::new();
     *RATE.get_or_init(|| {
         let (start, first) = (Instant::now(), ticks());
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(5));
         let (passed, last) = (start.elapsed(), ticks());
         (u128::from(last.wrapping_sub(first)) * 1_000_000_000 / passed.as_nanos().max(1)) as u64
     })
@@ -36,7 +36,8 @@ pub fn ticks_per_second() -> u64 {
 
 /// A duration in ticks.
 pub fn to_ticks(duration: Duration) -> u64 {
-    (duration.as_nanos() * u128::from(ticks_per_second()) / 1_000_000_000) as u64
+    let ticks = duration.as_nanos().saturating_mul(ticks_per_second().into()) / 1_000_000_000;
+    u64::try_from(ticks).unwrap_or(u64::MAX)
 }
 
 /// Ticks in nanoseconds.

@@ -10,6 +10,11 @@ use crate::transport::{BarInfo, Transport, TransportError, TransportKind};
 use crate::window::{Window, WindowError};
 use crate::{vfio, vfio_user};
 
+use uniddrv_spec::pci::Command;
+
+/// Where the Command register lies in configuration space.
+const COMMAND: u32 = Command::OFFSET as u32;
+
 /// A device that this process holds. Dropping it (and every window and buffer that was taken
 /// from it) stops its DMA and lets it go.
 pub struct Device {
@@ -168,16 +173,26 @@ impl Device {
     /// # Errors
     /// When the transport fails.
     pub fn set_bus_master(&self, on: bool) -> Result<(), TransportError> {
-        const COMMAND: u32 = 4;
-        const MEMORY: u16 = 1 << 1;
-        const BUS_MASTER: u16 = 1 << 2;
-        let command = u16::from_le_bytes(self.read_config(COMMAND)?);
-        let wanted =
-            if on { command | MEMORY | BUS_MASTER } else { (command | MEMORY) & !BUS_MASTER };
+        let command = self.command()?;
+        let wanted = command.with_memory(true).with_bus_master(on);
         if wanted == command {
             return Ok(());
         }
-        self.write_config(COMMAND, wanted.to_le_bytes())
+        self.write_config(COMMAND, wanted.bits().to_le_bytes())
+    }
+
+    /// Keeps the device from asserting its interrupt pin, which a driver that polls does not
+    /// serve: Interrupt Disable. PCI Local Bus 3.0 §6.2.2.
+    ///
+    /// # Errors
+    /// When the transport fails.
+    pub fn disable_intx(&self) -> Result<(), TransportError> {
+        let command = self.command()?;
+        self.write_config(COMMAND, command.with_interrupt_disable(true).bits().to_le_bytes())
+    }
+
+    fn command(&self) -> Result<Command, TransportError> {
+        Ok(Command::from_bits(u16::from_le_bytes(self.read_config(COMMAND)?)))
     }
 
     /// BAR `index`, 0 to 5.
@@ -282,11 +297,6 @@ impl Bar<'_> {
     /// Length in bytes.
     pub fn size(&self) -> u64 {
         self.info.size
-    }
-
-    /// The parts that can be mapped, page-aligned; accesses to the rest are trapped.
-    pub fn mappable(&self) -> &[Range<u64>] {
-        &self.info.mappable
     }
 
     /// The bytes `range`, mapped where the transport offers that for all of them, else trapped.

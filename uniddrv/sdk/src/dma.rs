@@ -51,8 +51,10 @@ struct SpaceState {
     limit: u64,
     // Arenas that buffers are cut from. Weak: an arena lives as long as a buffer of it.
     arenas: Vec<Weak<DmaMemory>>,
-    // The youngest is kept, so that a buffer freed and taken again maps nothing anew.
+    // The youngest is kept, so that a buffer freed and taken again maps nothing anew; not once
+    // the device was let go, for it keeps the space in turn.
     current: Option<Arc<DmaMemory>>,
+    released: bool,
 }
 
 /// An arena mapped for one device. Unmapped when the last buffer in it is dropped.
@@ -60,8 +62,6 @@ pub struct DmaMemory {
     space: Arc<DmaSpace>,
     arena: Arc<Arena>,
     iova: u64,
-    // Start and length of free extents, in bytes from the arena's base, by start.
-    free: Mutex<BTreeMap<usize, usize>>,
 }
 
 /// A buffer in DMA memory: at least 4 KiB aligned and contiguous for the CPU and the device.
@@ -96,6 +96,7 @@ impl DmaSpace {
             limit: u64::MAX,
             arenas: Vec::new(),
             current: None,
+            released: false,
         };
         Arc::new(Self { transport, state: Mutex::new(state) })
     }
@@ -116,8 +117,7 @@ impl DmaSpace {
             lock(&self.state).used.remove(&iova);
             return Err(DmaError::Map { len, error });
         }
-        let free = Mutex::new(BTreeMap::from([(0, len)]));
-        Ok(Arc::new(DmaMemory { space: self.clone(), arena, iova, free }))
+        Ok(Arc::new(DmaMemory { space: self.clone(), arena, iova }))
     }
 
     /// A zeroed buffer of `len` bytes, from an arena that is mapped already where one has room.
@@ -141,7 +141,7 @@ impl DmaSpace {
             let mut state = lock(&self.state);
             state.arenas.push(Arc::downgrade(&memory));
             // The former one is dropped outside the lock: its `drop` takes it.
-            let former = state.current.replace(memory);
+            let former = if state.released { Some(memory) } else { state.current.replace(memory) };
             drop(state);
             drop(former);
             buffer
@@ -153,7 +153,10 @@ impl DmaSpace {
     /// Lets go of the arena that is kept for later buffers. An address space and its arenas
     /// hold each other; this is how a device that is dropped ends that.
     pub(crate) fn release(&self) {
-        let former = lock(&self.state).current.take();
+        let mut state = lock(&self.state);
+        state.released = true;
+        let former = state.current.take();
+        drop(state);
         drop(former);
     }
 
@@ -192,13 +195,7 @@ impl DmaMemory {
     /// A buffer of `len` bytes, not cleared; nothing where there is no room for it.
     pub fn buffer(self: &Arc<Self>, len: usize) -> Option<DmaBuf> {
         let size = len.max(1).checked_next_multiple_of(PAGE)?;
-        let mut free = lock(&self.free);
-        let (&start, &extent) = free.iter().find(|&(_, &extent)| extent >= size)?;
-        free.remove(&start);
-        if extent > size {
-            free.insert(start + size, extent - size);
-        }
-        drop(free);
+        let start = self.arena.take(size)?;
         // SAFETY: `start` lies in the arena, which is one mapped object.
         let base = unsafe { self.arena.base().add(start) };
         Some(DmaBuf { base, iova: self.iova + start as u64, len, memory: self.clone() })
@@ -212,21 +209,6 @@ impl DmaMemory {
     /// The arena.
     pub fn arena(&self) -> &Arc<Arena> {
         &self.arena
-    }
-
-    fn give_back(&self, mut start: usize, mut size: usize) {
-        let mut free = lock(&self.free);
-        if let Some((&before, &len)) = free.range(..start).next_back()
-            && before + len == start
-        {
-            free.remove(&before);
-            start = before;
-            size += len;
-        }
-        if let Some(len) = free.remove(&(start + size)) {
-            size += len;
-        }
-        free.insert(start, size);
     }
 }
 
@@ -281,7 +263,7 @@ impl DmaBuf {
 impl Drop for DmaBuf {
     fn drop(&mut self) {
         let size = self.len.max(1).next_multiple_of(PAGE);
-        self.memory.give_back((self.iova - self.memory.iova) as usize, size);
+        self.memory.arena.give_back((self.iova - self.memory.iova) as usize, size);
     }
 }
 
@@ -323,6 +305,29 @@ mod tests {
         drop(one);
         drop(other);
         space.release();
+        assert_eq!(fake.mapped().len(), 0);
+    }
+
+    #[test]
+    fn an_arena_that_is_mapped_twice_hands_out_each_byte_once() {
+        let space = DmaSpace::new(Arc::new(Fake::default()));
+        let arena = Arc::new(Arena::new(1).unwrap());
+        let first = space.map(arena.clone()).unwrap();
+        let second = space.map(arena).unwrap();
+        let mut one = first.buffer(4096).unwrap();
+        let mut other = second.buffer(4096).unwrap();
+        one.as_mut_slice().fill(1);
+        other.as_mut_slice().fill(2);
+        assert!(one.as_slice().iter().all(|&byte| byte == 1));
+        assert!(first.buffer(HUGE_PAGE).is_none());
+    }
+
+    #[test]
+    fn nothing_is_kept_for_a_device_that_was_let_go() {
+        let fake = Arc::new(Fake::default());
+        let space = DmaSpace::new(fake.clone());
+        space.release();
+        drop(space.buffer(4096).unwrap());
         assert_eq!(fake.mapped().len(), 0);
     }
 

@@ -75,13 +75,18 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
     // SAFETY: the kernel passes a valid siginfo to an SA_SIGINFO handler; for SIGBUS its
     // address field is the one that is filled.
     let address = unsafe { (*info).si_addr() } as usize;
-    let guarded = GUARDED.iter().any(|slot| {
+    let guarded = GUARDED.iter().find_map(|slot| {
         let start = slot.start.load(Ordering::Acquire);
         let len = slot.len.load(Ordering::Acquire);
-        len != 0 && address >= start && address - start < len
+        (len != 0 && address >= start && address - start < len).then_some((start, len))
     });
-    if guarded && (replace(address, PAGE) || replace(address, HUGE_PAGE)) {
-        return;
+    if let Some((start, len)) = guarded {
+        // In huge pages, only a whole one can be replaced, and only if all of it is guarded.
+        let huge = address & !(HUGE_PAGE - 1);
+        let inside = huge >= start && huge - start <= len.saturating_sub(HUGE_PAGE);
+        if replace(address, PAGE) || (inside && len >= HUGE_PAGE && replace(address, HUGE_PAGE)) {
+            return;
+        }
     }
     let previous = PREVIOUS.load(Ordering::Acquire);
     // SAFETY: `previous` is null or a leaked box that `install` filled. A handler found there
