@@ -82,7 +82,6 @@ impl Controller {
         let bar = device.bar(0)?;
         let registers = bar.window(0..DOORBELLS as u64)?;
         let cap = Cap::from_bits(registers.read64(Cap::OFFSET));
-        let doorbells = bar.window(DOORBELLS as u64..doorbells_end(&bar, cap))?;
         let (page, css) = bring_up::choose(cap).map_err(claim)?;
         let limits = Limits {
             cap,
