@@ -65,10 +65,15 @@ fn metadata_has_its_place() {
     assert_eq!((read.len, read.metadata), (4 * 520, 0));
     assert_eq!(check(&said).max_blocks(), MAX as u32 / 520);
     said.dps = Dps::default().with_pit(1);
-    assert_eq!(check(&said).metadata(), Metadata::Stripped);
-    let write = check(&said).write(0, 4, false).unwrap();
+    assert_eq!(check(&said).metadata(), Metadata::Stripped { reference_tags: true });
+    let write = check(&said).write(7, 4, false).unwrap();
     assert_eq!((write.len, write.metadata), (2048, 0));
-    assert!(io::Access::parse(&write.entry).flags.pract());
+    let access = io::Access::parse(&write.entry);
+    assert!(access.flags.pract());
+    assert_eq!(access.reference_tag, 7);
+    said.dps = Dps::default().with_pit(3);
+    assert_eq!(check(&said).metadata(), Metadata::Stripped { reference_tags: false });
+    assert!(!io::Access::parse(&check(&said).verify(7, 4).unwrap().entry).flags.pract());
 }
 
 #[test]

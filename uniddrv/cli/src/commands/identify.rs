@@ -197,7 +197,7 @@ impl NamespaceRow {
             max_transfer: info.max_transfer,
             metadata: match namespace.metadata() {
                 Metadata::None => "none",
-                Metadata::Stripped => "protection information",
+                Metadata::Stripped { .. } => "protection information",
                 Metadata::Separate(_) => "separate",
                 Metadata::Interleaved(_) => "interleaved",
             },
