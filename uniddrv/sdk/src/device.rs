@@ -299,6 +299,11 @@ impl Bar<'_> {
         self.info.size
     }
 
+    /// The parts that can be mapped, page-aligned; accesses to the rest are trapped.
+    pub fn mappable(&self) -> &[Range<u64>] {
+        &self.info.mappable
+    }
+
     /// The bytes `range`, mapped where the transport offers that for all of them, else trapped.
     ///
     /// # Errors
