@@ -110,6 +110,16 @@ fn a_panic_is_reported_with_the_console() {
 }
 
 #[test]
+fn a_kernel_that_panics_before_it_is_up_is_started_again() {
+    let Some((mut vm, _turn)) = vm() else { return };
+    let output = vm.args(["--kernel-arg", "rdinit=/nowhere", "--", "true"]).output().unwrap();
+    assert_status(&output, 125);
+    let message = text(&output.stderr);
+    assert_eq!(message.matches("starting it again").count(), 2, "{message}");
+    assert!(message.contains("Kernel panic"), "{message}");
+}
+
+#[test]
 fn the_guest_ends_when_its_time_is_up() {
     let Some((mut vm, _turn)) = vm() else { return };
     let output = vm.args(["--timeout", "2", "--", "sleep", "1000"]).output().unwrap();

@@ -30,6 +30,9 @@ pub(crate) const FAILED: u8 = 125;
 /// Exit status when the time was up, as timeout(1) has it.
 const TIMED_OUT: u8 = 124;
 
+/// How often a guest whose kernel panics before it is up is started.
+const BOOTS: u32 = 3;
+
 /// What the virtual machine is made from.
 const PACKAGES: &[&str] = &["qemu-system-x86", "busybox-static", "kmod"];
 
@@ -98,11 +101,22 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         options.writable.iter().map(|folder| usable_folder(folder)).collect::<Result<Vec<_>>>()?;
     packages::ensure(PACKAGES)?;
     let kernel = kernel::obtain()?;
-    let started = Instant::now();
     let initramfs = initramfs::build(&kernel, options, &writable)?;
-    let machine = machine::start(options, &kernel, &initramfs, &writable)?;
-    let deadline = started + Duration::from_secs(options.timeout);
-    let report = session::follow(machine, deadline, options.verbose)?;
+    let mut boots = 1;
+    let (started, report) = loop {
+        let started = Instant::now();
+        let machine = machine::start(options, &kernel, &initramfs, &writable)?;
+        let deadline = started + Duration::from_secs(options.timeout);
+        let report = session::follow(machine, deadline, options.verbose)?;
+        // Under software emulation Linux now and then meets a breakpoint of its own, which it
+        // sets where it patches its code, after it has removed it. The command has not begun.
+        if report.panicked_early() && boots < BOOTS {
+            eprintln!("vm: the guest's kernel panicked while it booted; starting it again");
+            boots += 1;
+            continue;
+        }
+        break (started, report);
+    };
 
     if options.verbose {
         let seconds = |time: Duration| format!("{:.1} s", time.as_secs_f64());

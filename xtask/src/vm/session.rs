@@ -46,6 +46,15 @@ pub(crate) struct Report {
     pub(crate) console: String,
 }
 
+impl Report {
+    /// Whether the guest's kernel panicked before the command had begun.
+    pub(crate) fn panicked_early(&self) -> bool {
+        self.booted.is_none()
+            && matches!(self.outcome, Outcome::Died(_))
+            && self.console.contains("Kernel panic - not syncing")
+    }
+}
+
 enum Event {
     Booted,
     Exited(u8),
