@@ -5,10 +5,20 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
+mod demo;
 mod fuzz;
+mod measured;
+mod model;
 mod packages;
+mod run;
 mod suite;
+mod table;
+mod uniddrv;
 mod vm;
+
+/// Exit status of what Ctrl-C ended, as shells have it.
+const INTERRUPTED: u8 = 130;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about)]
@@ -19,6 +29,11 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Show what uniddrv does: build it, drive a software NVMe controller,
+    /// verify data, measure.
+    Demo(demo::Options),
+    /// Make the figures of docs/benchmarks.md.
+    Bench(bench::Options),
     /// Run a command of this machine inside a virtual machine that has an
     /// IOMMU, NVMe drives and NICs.
     Vm(vm::Options),
@@ -30,12 +45,14 @@ enum Task {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
+        Task::Demo(options) => demo::run(&options),
+        Task::Bench(options) => bench::run(&options),
         Task::Vm(options) => vm::run(&options),
         Task::Test(options) => suite::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
-        ExitCode::from(vm::FAILED)
+        ExitCode::from(if error.is::<run::Interrupted>() { INTERRUPTED } else { vm::FAILED })
     })
 }

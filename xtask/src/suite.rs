@@ -4,10 +4,12 @@ use std::env;
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::table::Table;
 use crate::{fuzz, vm};
 
 /// Options of `cargo xtask test`.
@@ -65,9 +67,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     } else {
         [&PREPARATION].into_iter().chain(STEPS).chain(VM_STEPS).collect()
     };
+    let mut times = Table::new(1, &["step", "seconds", "result"]);
+    let started = Instant::now();
     for step in steps {
         println!("\n== {}", step.heading);
         let failed_before = tally.failed;
+        let step_started = Instant::now();
         if let Err(error) = (step.run)(&mut tally) {
             println!("{} failed: {error:#}", step.heading);
             // A step whose failed tests are counted is not counted again.
@@ -75,10 +80,18 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
                 tally.failed += 1;
             }
         }
+        let result = if tally.failed == failed_before { "passed" } else { "failed" };
+        times.row([step.heading, &seconds(step_started), result]);
     }
+    times.row(["Everything", &seconds(started), ""]);
+    print!("\n{}", times.text());
     println!("\n{} passed, {} failed", tally.passed, tally.failed);
     io::stdout().flush().context("writing the summary")?;
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn seconds(since: Instant) -> String {
+    format!("{:.0}", since.elapsed().as_secs_f64())
 }
 
 fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
@@ -129,7 +142,7 @@ fn guest_tests(arguments: &[&str], tally: &mut Tally) -> Result<()> {
     cargo_tests(&arguments, tally)
 }
 
-fn cargo_command(arguments: &[&str]) -> Command {
+pub(crate) fn cargo_command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or(OsString::from("cargo")));
     command.args(arguments).stdin(Stdio::null());
     command

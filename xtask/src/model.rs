@@ -1,0 +1,99 @@
+//! A software NVMe controller in a process of its own, for as long as a task needs it.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::thread::{CpuSet, sched_getaffinity};
+use tempfile::TempDir;
+
+use crate::run::Running;
+use crate::uniddrv::{Uniddrv, announce};
+
+/// How long the process may take until it listens.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The CPUs of the model and of the driver: two where this process may use as many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cpus {
+    pub(crate) model: usize,
+    pub(crate) driver: usize,
+}
+
+impl Cpus {
+    /// The last and the first that this process may use.
+    pub(crate) fn choose() -> Result<Self> {
+        let set = sched_getaffinity(None).context("asking which CPUs this process may use")?;
+        let mut allowed = (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu));
+        let driver = allowed.next().context("this process may use no CPU")?;
+        Ok(Self { model: allowed.next_back().unwrap_or(driver), driver })
+    }
+
+    pub(crate) fn are_shared(self) -> bool {
+        self.model == self.driver
+    }
+}
+
+/// A running model. It ends when this is dropped.
+pub(crate) struct Model {
+    process: Running,
+    folder: TempDir,
+}
+
+impl Model {
+    /// Starts `uniddrv model nvme` with `options`, and waits until it listens.
+    pub(crate) fn start(uniddrv: &Uniddrv, cpus: Cpus, options: &[&str]) -> Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("uniddrv-")
+            .tempdir()
+            .context("making a folder for the model's socket")?;
+        let mut command = uniddrv.command(&["model", "nvme", "--socket"]);
+        command.arg(folder.path().join(SOCKET)).args(["--cpu", &cpus.model.to_string()]);
+        command.args(options).stdout(Stdio::piped());
+        announce(&command)?;
+        // Ctrl-C on the terminal is for this task and for the driver; the model goes last.
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut model = Self { process: Running::start(&mut command)?, folder };
+        let stdout = model.process.stdout().context("the model has no stdout")?;
+        // It says a word once it listens.
+        let (word, listens) = mpsc::channel();
+        thread::spawn(move || {
+            let mut line = String::new();
+            // Nobody waits for the word any more, or none came: both show below.
+            if let Ok(1..) = BufReader::new(stdout).read_line(&mut line) {
+                let _ = word.send(());
+            }
+        });
+        let started = Instant::now();
+        loop {
+            uniddrv.stop().check()?;
+            match listens.recv_timeout(Duration::from_millis(50)) {
+                Ok(()) => return Ok(model),
+                Err(RecvTimeoutError::Disconnected) => bail!("the model ended before it listened"),
+                Err(RecvTimeoutError::Timeout) if started.elapsed() > PATIENCE => {
+                    bail!("the model does not listen after {} s", PATIENCE.as_secs());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// The address that a driver reaches it by.
+    pub(crate) fn address(&self) -> String {
+        format!("vfio-user:{}", self.socket().display())
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join(SOCKET)
+    }
+}
+
+const SOCKET: &str = "nvme.sock";
