@@ -3,6 +3,8 @@
 //! It differs in time only: QEMU's computes in a thread and waits 100 ms before a transfer,
 //! this one has finished when the write that started it returns.
 
+use std::io;
+
 use uniddrv::InterruptKind;
 use uniddrv::device::Identity;
 use uniddrv_spec::edu::{
@@ -271,6 +273,11 @@ impl Model for Edu {
         self.config.reset();
         self.registers = Registers::default();
         self.buffer.fill(0);
+    }
+
+    fn revoke(&mut self) -> io::Result<()> {
+        // Nothing of it can be mapped.
+        Ok(())
     }
 
     fn poll(&mut self, _host: &mut Host) -> bool {

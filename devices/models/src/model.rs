@@ -1,5 +1,6 @@
 //! The trait of a software device.
 
+use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
@@ -51,6 +52,13 @@ pub trait Model: Send {
 
     /// Resets the function, configuration space included.
     fn reset(&mut self, host: &mut Host);
+
+    /// The client has left: new memory takes the place of what it may still have mapped, so that
+    /// it cannot reach into what the next one does. A reset came before.
+    ///
+    /// # Errors
+    /// When there is no such memory: the model must not have another client then.
+    fn revoke(&mut self) -> io::Result<()>;
 
     /// Does what there is to do, without waiting, and a bounded amount of it. Whether there
     /// was work.

@@ -41,7 +41,7 @@ use uniddrv_spec::pci::msix;
 use self::backing::Backing;
 use self::controller::Controller;
 use self::namespace::Namespace;
-use self::registers::DOORBELL_START;
+use self::registers::{DOORBELL_START, Doorbells};
 use crate::config_space::ConfigSpace;
 use crate::host::{Host, MapError};
 use crate::model::{Model, ModelBar, SharedPart};
@@ -207,6 +207,12 @@ impl Model for NvmeModel {
         self.config.reset();
         reset_table(&mut self.table, self.controller.vectors);
         self.controller.power_on_reset();
+    }
+
+    fn revoke(&mut self) -> std::io::Result<()> {
+        self.controller.doorbells = Doorbells::new(self.controller.params.queues)
+            .map_err(|error| std::io::Error::other(format!("new doorbells: {error}")))?;
+        Ok(())
     }
 
     #[inline]

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use uniddrv_spec::nvme::registers::{
     Acq, Aqa, Asq, Cap, Cc, Crto, Csts, DOORBELLS, Intmc, Intms, Nssr, Vs, completion_doorbell,
     submission_doorbell,
@@ -162,8 +162,12 @@ impl Doorbells {
         let end = used.next_multiple_of(4096);
         let bar = end.next_power_of_two().max(16 << 10);
         let io = |error: rustix::io::Errno| MapError::Io { len: end, error: error.into() };
-        let fd = memfd_create("uniddrv-doorbells", MemfdFlags::CLOEXEC).map_err(io)?;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let fd = memfd_create("uniddrv-doorbells", flags).map_err(io)?;
         ftruncate(&fd, end).map_err(io)?;
+        // The client gets this fd: it must not take the doorbells away from anybody.
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        fcntl_add_seals(&fd, seals).map_err(io)?;
         let memory = Pinned::own(fd.as_fd(), end as usize)?;
         Ok(Self { fd, memory, bar, end })
     }
@@ -304,6 +308,8 @@ mod tests {
         doorbells.write(0x2000, 1);
         doorbells.write(0, 1);
         assert_eq!(doorbells.read(0x2000), 0);
+        assert!(ftruncate(doorbells.fd(), 0).is_err());
+        assert!(ftruncate(doorbells.fd(), 1 << 30).is_err());
         let most = Doorbells::new(u16::MAX).unwrap();
         assert_eq!((most.end(), most.bar()), (0x8_1000, 1 << 20));
     }

@@ -140,7 +140,8 @@ impl Server {
     }
 
     /// Serves `model`, one client after another, until `stop` is true. When a client leaves,
-    /// the model is reset and forgets the client's memory and interrupts.
+    /// the model is reset, forgets the client's memory and interrupts, and gets new memory in
+    /// place of what the client may still have mapped.
     ///
     /// The calling thread polls the model; it sleeps, a millisecond at a time, when the model
     /// has had nothing to do for a while, and without a client it only waits.
@@ -159,6 +160,11 @@ impl Server {
             model.reset(&mut host);
             host.clear();
             result?;
+            model.revoke().map_err(|error| ServeError::Io {
+                path: self.path.clone(),
+                action: "take back what the client has mapped",
+                error,
+            })?;
         }
         Ok(())
     }

@@ -40,14 +40,18 @@ struct Probe {
 
 const DOORBELL: usize = 0x1000;
 
+fn new_bar() -> File {
+    let bar = memfd_create("bar", MemfdFlags::CLOEXEC).unwrap();
+    ftruncate(&bar, 0x2000).unwrap();
+    bar.into()
+}
+
 impl Probe {
     fn new() -> Self {
-        let bar = memfd_create("bar", MemfdFlags::CLOEXEC).unwrap();
-        ftruncate(&bar, 0x2000).unwrap();
         let identity = Identity { vendor: 1, device: 2, class: 3, revision: 4 };
         Self {
             config: ConfigSpace::builder(identity).bar32(0, 0x4000).build(),
-            bar: bar.into(),
+            bar: new_bar(),
             resets: 0,
             present: true,
         }
@@ -87,6 +91,10 @@ impl Model for Probe {
     }
     fn reset(&mut self, _: &mut Host) {
         self.resets += 1;
+    }
+    fn revoke(&mut self) -> io::Result<()> {
+        self.bar = new_bar();
+        Ok(())
     }
     fn poll(&mut self, host: &mut Host) -> bool {
         let mut doorbell = [0];
@@ -326,6 +334,26 @@ fn one_client_at_a_time_and_none_sees_another_ones_state() {
         next.read_bar(0, 8, &mut count).unwrap();
         assert_eq!(u64::from_le_bytes(regions), 0);
         assert_eq!(u64::from_le_bytes(count), resets);
+    }
+    served.end();
+}
+
+#[test]
+fn what_a_client_has_mapped_is_of_no_use_once_it_left() {
+    let served = Served::new(Probe::new());
+    let mut old = None;
+    for _ in 0..2 {
+        let client = Arc::new(served.client());
+        let device = Device::new(client, "vfio-user:/x".parse().unwrap());
+        let doorbells = device.bar(0).unwrap().window(0x1000..0x1010).unwrap();
+        let interrupts = device.interrupts(InterruptKind::Msix, 1).unwrap();
+        if let Some(old) = old.replace(doorbells.clone()) {
+            let old: uniddrv::Window = old;
+            old.write8(0, 1);
+            assert!(!interrupts[0].wait(Duration::from_millis(50)).unwrap());
+        }
+        doorbells.write8(0, 1);
+        assert!(interrupts[0].wait(Duration::from_secs(20)).unwrap());
     }
     served.end();
 }
