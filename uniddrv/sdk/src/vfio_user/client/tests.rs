@@ -160,8 +160,7 @@ fn serve(
 const PATIENT: Timeouts =
     Timeouts { exchange: Duration::from_secs(20), slow: Duration::from_secs(20) };
 /// For servers that are silent: long enough for all that goes well before that.
-const HASTY: Timeouts =
-    Timeouts { exchange: Duration::from_millis(500), slow: Duration::from_millis(500) };
+const HASTY: Timeouts = Timeouts { exchange: Duration::from_secs(2), slow: Duration::from_secs(2) };
 /// Where nothing is expected to go well.
 const BRIEF: Timeouts =
     Timeouts { exchange: Duration::from_millis(10), slow: Duration::from_millis(10) };
