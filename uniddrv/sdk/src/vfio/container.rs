@@ -162,6 +162,14 @@ impl Info {
 }
 
 #[cfg(test)]
+impl Container {
+    /// One that every request fails on.
+    pub(super) fn of_file(fd: OwnedFd) -> Self {
+        Self { fd, limits: DmaLimits { ranges: Vec::new(), granule: 4096 } }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::vfio::chain::tests::{pairs_body, put};

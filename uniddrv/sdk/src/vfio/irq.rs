@@ -12,6 +12,7 @@ use crate::transport::TransportError;
 const KINDS: usize = 5;
 
 /// How many interrupts of each kind there are, and which are connected.
+#[derive(Default)]
 pub(super) struct Interrupts {
     counts: [u32; KINDS],
     connected: Mutex<[bool; KINDS]>,

@@ -226,3 +226,71 @@ impl Transport for Vfio {
         self.lost.get().cloned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write as _;
+
+    use super::*;
+
+    const LEN: u64 = 256;
+
+    /// A device whose configuration space and BAR 0 are the bytes of `file` from `offset`.
+    fn device(file: File, offset: u64) -> Vfio {
+        let null = || OwnedFd::from(File::open("/dev/null").unwrap());
+        let region = Region { size: LEN, offset, mappable: Vec::new() };
+        let mut bars: [Region; BARS] = Default::default();
+        bars[0] = region.clone();
+        Vfio {
+            address: PciAddress { domain: 0, bus: 0, device: 0, function: 0 },
+            device: file.into(),
+            bars,
+            config: region,
+            interrupts: Interrupts::default(),
+            resettable: false,
+            lost: OnceLock::new(),
+            _group: null(),
+            container: Container::of_file(null()),
+        }
+    }
+
+    fn holding(byte: u8) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[byte; LEN as usize]).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_device_that_reads_as_ones_is_lost() {
+        assert_eq!(device(holding(0x12), 0).lost(), None);
+        assert!(device(holding(0xff), 0).lost().unwrap().contains("all ones"));
+    }
+
+    #[test]
+    fn an_error_of_input_and_output_is_a_loss_where_nothing_else_answers() {
+        // Reading this file where nothing is mapped is what answers EIO.
+        let gone = device(File::open("/proc/self/mem").unwrap(), 0);
+        let error = gone.read_bar(0, 0, &mut [0; 4]).unwrap_err();
+        assert!(matches!(error, TransportError::Gone { .. }), "{error}");
+        assert!(gone.lost().is_some());
+        let present = device(holding(0x12), 0);
+        let error = present.failed("try".into(), Errno::IO.into());
+        assert!(matches!(error, TransportError::Io { .. }), "{error}");
+        let error = present.failed("try".into(), Errno::NODEV.into());
+        assert!(matches!(error, TransportError::Gone { .. }), "{error}");
+        assert!(present.lost().is_some());
+    }
+
+    #[test]
+    fn refusals_of_linux_are_no_loss() {
+        let vfio = device(holding(0x12), 0);
+        assert!(vfio.map_dma(&Arc::new(Arena::new(1).unwrap()), 0x20_0000).is_err());
+        assert!(vfio.unmap_dma(0, 4096).is_err());
+        assert!(vfio.reset().unwrap_err().to_string().contains("no reset"));
+        assert!(vfio.read_config(LEN as u32, &mut [0]).is_err());
+        assert!(vfio.read_bar(6, 0, &mut [0; 4]).is_err());
+        assert!(vfio.map_bar(0, 0..4096).is_err());
+        assert_eq!(vfio.lost(), None);
+    }
+}
