@@ -30,6 +30,10 @@ enum When {
 /// The most dropped completions that are remembered for Abort: the oldest go first.
 const DROPPED: usize = 4096;
 
+/// The most completions that wait: as many commands as 16 of the largest queues here hold.
+/// Beyond that, none is delayed.
+const LATE: usize = 65_536;
+
 /// What a look at a queue found.
 enum Look {
     /// No command, or no room to complete one.
@@ -161,6 +165,8 @@ impl Controller {
         let completion = match verdict {
             Verdict::Fatal => {
                 taken.abandon();
+                self.events.raise(Event::PERSISTENT_INTERNAL_ERROR, self.features.events);
+                self.deliver_events(host);
                 self.fail("the fault plan says so");
                 return true;
             }
@@ -241,7 +247,9 @@ impl Controller {
     /// Posts a completion as the fault plan wants it.
     fn deliver(&mut self, host: &mut Host, completion: Completion, verdict: Verdict) {
         let now = When::At(clock::ticks());
+        let delays = matches!(verdict, Verdict::Delay(_) | Verdict::Reorder);
         match verdict {
+            _ if delays && self.late.len() >= LATE => self.post_or_keep(host, completion, now),
             Verdict::Drop => {
                 if self.dropped.len() >= DROPPED {
                     self.dropped.pop_front();

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use uniddrv::Transport;
+use uniddrv_spec::nvme::admin::event::Event;
 use uniddrv_spec::nvme::admin::queue::AbortResult;
-use uniddrv_spec::nvme::admin::{Abort, Identify};
+use uniddrv_spec::nvme::admin::{Abort, AsyncEvent, Identify, async_event_request};
 use uniddrv_spec::nvme::identify::IdentifyController;
 use uniddrv_spec::nvme::io::{BlockCount, Flags, flush, read, write};
 use uniddrv_spec::nvme::status::Status;
@@ -130,12 +131,15 @@ fn a_controller_that_never_gets_ready() {
 #[test]
 fn a_controller_that_goes_fatal_can_be_reset() {
     let mut client = client("fatal-after=3");
+    client.submit(0, async_event_request());
     for _ in 0..3 {
         assert_eq!(client.io(flush(1)), Status::SUCCESS);
     }
     client.submit(1, flush(1));
     assert_eq!(client.reap(1), None);
     assert!(client.csts().cfs());
+    let event = AsyncEvent::from_bits(client.reap(0).unwrap().dw0());
+    assert_eq!(event.event(), Event::PERSISTENT_INTERNAL_ERROR);
     client.disable();
     client.enable();
     client.create_queues(1);

@@ -1,10 +1,14 @@
 //! A client that does what no client should: whatever it says, the model goes on, and a sane
 //! client after it finds a working controller.
 
+use std::os::fd::{AsFd, OwnedFd};
+
 use proptest::prelude::*;
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use uniddrv::Transport;
 use uniddrv_spec::nvme::entry::SubmissionEntry;
 use uniddrv_spec::nvme::io::flush;
+use uniddrv_spec::nvme::registers::{completion_doorbell, submission_doorbell};
 use uniddrv_spec::nvme::status::Status;
 use zerocopy::FromBytes;
 
@@ -184,4 +188,32 @@ fn a_queue_of_the_most_entries_beyond_memory_does_no_harm() {
     assert!(client.csts().rdy());
     client.write32(0x1000, 5);
     assert!(client.csts().cfs());
+}
+
+#[test]
+fn a_client_that_truncates_its_memory_does_no_harm() {
+    let mut client = Client::new(&[]);
+    client.unmap();
+    let map = |fd: &OwnedFd| {
+        client.inline.with(|_, host| host.memory.map(BASE, LEN, fd.as_fd(), 0, true)).unwrap();
+    };
+    let memory = memfd_create("client", MemfdFlags::CLOEXEC).unwrap();
+    ftruncate(&memory, LEN).unwrap();
+    map(&memory);
+    client.inline.reset().unwrap();
+    client.inline.write_config(4, &[6, 0]).unwrap();
+    client.enable();
+    client.create_queues(1);
+    assert_eq!(client.io(flush(1)), Status::SUCCESS);
+    ftruncate(&memory, 0).unwrap();
+    for tail in 0..ENTRIES {
+        client.write32(submission_doorbell(1, 0), tail);
+        client.write32(completion_doorbell(1, 0), tail);
+    }
+    client.unmap();
+    client.map();
+    client.disable();
+    client.enable();
+    client.create_queues(1);
+    assert_eq!(client.io(flush(1)), Status::SUCCESS);
 }

@@ -1,5 +1,7 @@
 //! I/O commands, each with its errors.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use uniddrv::Transport;
 use uniddrv_spec::nvme::BROADCAST;
@@ -15,6 +17,7 @@ use uniddrv_spec::nvme::status::Status;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::client::*;
+use crate::nvme::backing::Backing;
 
 fn blocks(count: u32) -> BlockCount {
     BlockCount::new(count).unwrap()
@@ -270,7 +273,19 @@ fn copy_gathers_ranges_even_where_they_overlap() {
 
 #[test]
 fn a_full_disk_is_a_write_fault_to_the_client() {
-    // The file is shortened behind the model's back: reads fail too, and nothing ends.
+    let mut client = Client::new(&[]);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    client.inline.with(|model, _| {
+        model.controller.namespaces[0].backing = Backing::file(Arc::new(full), 0);
+    });
+    assert_eq!(store(&mut client, 5, &pattern(0, 512)), Status::WRITE_FAULT);
+    let entry = write_zeroes(1, 0, BlockCount::ONE, Flags::NONE);
+    assert_eq!(client.io(entry), Status::WRITE_FAULT);
+    assert!(!client.csts().cfs());
+}
+
+#[test]
+fn a_file_that_somebody_shortens_fails_reads() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("disk");
     let backing = format!("file:{}", path.display());
@@ -279,6 +294,7 @@ fn a_full_disk_is_a_write_fault_to_the_client() {
     let entry = read(1, 5, BlockCount::ONE, Flags::NONE).with_prps(DATA, 0);
     assert_eq!(client.io(entry), Status::UNRECOVERED_READ_ERROR);
     assert_eq!(store(&mut client, 5, &pattern(0, 512)), Status::SUCCESS);
+    assert_eq!(client.io(entry), Status::SUCCESS);
 }
 
 #[test]
