@@ -1,6 +1,17 @@
 //! PCI configuration space of a model. PCI Local Bus 3.0 §6, PCI Express Base 4.0 §7.
 
+use std::mem::offset_of;
+
 use uniddrv::device::Identity;
+use uniddrv_spec::pci::config::{Command, Header, Status};
+use uniddrv_spec::pci::express::{
+    DeviceCapabilities, DeviceControl, ExpressCapabilities, LinkCapabilities, LinkStatus,
+};
+use uniddrv_spec::pci::msi::MsiControl;
+use uniddrv_spec::pci::msix::{Location, Msix, MsixControl};
+use uniddrv_spec::pci::power::{Pmc, Pmcsr};
+use uniddrv_spec::pci::{CONFIG_SIZE, CapabilityId, EXTENDED_CONFIG_SIZE};
+use zerocopy::IntoBytes;
 
 /// What the model has to do after a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,51 +42,34 @@ pub struct ConfigSpaceBuilder {
     device_control: Option<usize>,
 }
 
-// Offsets of the header. PCI Local Bus 3.0 §6.1.
-const COMMAND: usize = 0x04;
-const STATUS: usize = 0x06;
-const BARS: usize = 0x10;
-const SUBSYSTEM: usize = 0x2c;
-const CAPABILITIES: usize = 0x34;
-const INTERRUPT_LINE: usize = 0x3c;
-const INTERRUPT_PIN: usize = 0x3d;
-const HEADER: usize = 0x40;
-
-// Command: memory space, bus master, parity error response, SERR#, interrupt disable.
-const COMMAND_WRITABLE: u16 = 0x0546;
-const BUS_MASTER: u8 = 1 << 2;
-const STATUS_CAPABILITIES: u8 = 1 << 4;
-
-// Capability identifiers. PCI Code and ID Assignment §2.
-const POWER_MANAGEMENT: u8 = 0x01;
-const MSI: u8 = 0x05;
-const PCI_EXPRESS: u8 = 0x10;
-const MSI_X: u8 = 0x11;
-
-// Device Capabilities: Function Level Reset, role-based error reporting, 256-byte payloads.
-const DEVICE_CAPABILITIES: u32 = 1 << 28 | 1 << 15 | 1;
-// Device Control: all but the reset bit, which is never seen set.
-const DEVICE_CONTROL_WRITABLE: u16 = 0x7fff;
-const INITIATE_RESET: u16 = 1 << 15;
+const BARS: usize = offset_of!(Header, bars);
 
 impl ConfigSpace {
     /// Starts with the header of a function that has no BAR and no capability.
     pub fn builder(identity: Identity) -> ConfigSpaceBuilder {
         let mut builder = ConfigSpaceBuilder {
-            bytes: vec![0; 256],
-            writable: vec![0; 256],
-            next: HEADER,
-            link: CAPABILITIES,
+            bytes: vec![0; CONFIG_SIZE],
+            writable: vec![0; CONFIG_SIZE],
+            next: size_of::<Header>(),
+            link: offset_of!(Header, capabilities),
             device_control: None,
         };
-        builder.put(0x00, &identity.vendor.to_le_bytes());
-        builder.put(0x02, &identity.device.to_le_bytes());
-        builder.put(0x08, &[identity.revision]);
-        builder.put(0x09, &identity.class.to_le_bytes()[..3]);
-        builder.put(SUBSYSTEM, &identity.vendor.to_le_bytes());
-        builder.put(SUBSYSTEM + 2, &identity.device.to_le_bytes());
-        builder.writable(COMMAND, &COMMAND_WRITABLE.to_le_bytes());
-        builder.writable(INTERRUPT_LINE, &[0xff]);
+        let mut header = Header::zeroed();
+        header.vendor = identity.vendor.into();
+        header.device = identity.device.into();
+        header.revision = identity.revision;
+        header.set_class(identity.class.into());
+        header.subsystem_vendor = identity.vendor.into();
+        header.subsystem = identity.device.into();
+        builder.put(0, header.as_bytes());
+        let command = Command::default()
+            .with_memory(true)
+            .with_bus_master(true)
+            .with_parity_response(true)
+            .with_serr(true)
+            .with_interrupt_disable(true);
+        builder.writable(Command::OFFSET, &command.bits().to_le_bytes());
+        builder.writable(offset_of!(Header, interrupt_line), &[0xff]);
         builder
     }
 
@@ -103,8 +97,9 @@ impl ConfigSpace {
                 continue;
             };
             *old = *old & !mask | byte & mask;
+            // The bit to reset stands in the high byte and is never seen set.
             if self.device_control.is_some_and(|control| place == control + 1)
-                && byte & (INITIATE_RESET >> 8) as u8 != 0
+                && DeviceControl::from_bits(u16::from(byte) << 8).initiate_flr()
             {
                 effect = ConfigEffect::FunctionReset;
             }
@@ -115,7 +110,8 @@ impl ConfigSpace {
     /// Whether the function may do DMA. PCI Local Bus 3.0 §6.2.2.
     #[inline]
     pub fn bus_master(&self) -> bool {
-        self.bytes.get(COMMAND).is_some_and(|command| command & BUS_MASTER != 0)
+        let command = self.bytes.get(Command::OFFSET).copied().unwrap_or(0);
+        Command::from_bits(command.into()).bus_master()
     }
 
     /// As after a reset of the function.
@@ -153,19 +149,19 @@ impl ConfigSpaceBuilder {
     /// The interrupt pin INTA#.
     #[must_use]
     pub fn interrupt_pin(mut self) -> Self {
-        self.put(INTERRUPT_PIN, &[1]);
+        self.put(offset_of!(Header, interrupt_pin), &[1]);
         self
     }
 
     /// Power Management, with No_Soft_Reset. PCI Power Management 1.2 §3.2.
     #[must_use]
     pub fn power_management(mut self) -> Self {
-        const VERSION_3: u16 = 3;
-        const NO_SOFT_RESET: u8 = 1 << 3;
-        let place = self.capability(POWER_MANAGEMENT, 8);
-        self.put(place + 2, &VERSION_3.to_le_bytes());
-        self.put(place + 4, &[NO_SOFT_RESET]);
-        self.writable(place + 4, &[0b11]);
+        let place = self.capability(CapabilityId::POWER_MANAGEMENT, 8);
+        self.put(place + Pmc::OFFSET, &Pmc::default().with_version(3).bits().to_le_bytes());
+        let kept = Pmcsr::default().with_no_soft_reset(true);
+        self.put(place + Pmcsr::OFFSET, &kept.bits().to_le_bytes());
+        let state = Pmcsr::default().with_state(Pmcsr::D3_HOT);
+        self.writable(place + Pmcsr::OFFSET, &state.bits().to_le_bytes());
         self
     }
 
@@ -176,14 +172,16 @@ impl ConfigSpaceBuilder {
     /// When there cannot be that many.
     #[must_use]
     pub fn msi(mut self, vectors: u16) -> Self {
-        const ADDRESS_64_BIT: u16 = 1 << 7;
         assert!(vectors.is_power_of_two() && vectors <= 32);
-        let place = self.capability(MSI, 14);
-        let control = ADDRESS_64_BIT | (vectors.trailing_zeros() as u16) << 1;
-        self.put(place + 2, &control.to_le_bytes());
-        self.writable(place + 2, &[0x71]);
-        self.writable(place + 4, &0xffff_ffff_ffff_fffc_u64.to_le_bytes());
-        self.writable(place + 12, &[0xff, 0xff]);
+        let control = MsiControl::default()
+            .with_address_64(true)
+            .with_capable(vectors.trailing_zeros() as u8);
+        let place = self.capability(CapabilityId::MSI, control.length());
+        self.put(place + MsiControl::OFFSET, &control.bits().to_le_bytes());
+        let writable = MsiControl::default().with_enable(true).with_enabled(7);
+        self.writable(place + MsiControl::OFFSET, &writable.bits().to_le_bytes());
+        self.writable(place + MsiControl::ADDRESS, &0xffff_ffff_ffff_fffc_u64.to_le_bytes());
+        self.writable(place + control.data_offset(), &[0xff, 0xff]);
         self
     }
 
@@ -194,30 +192,43 @@ impl ConfigSpaceBuilder {
     /// When there cannot be that many, or they cannot lie there.
     #[must_use]
     pub fn msix(mut self, vectors: u16, table: (u8, u32), pending: (u8, u32)) -> Self {
-        assert!((1..=2048).contains(&vectors));
         assert!(table.1.is_multiple_of(8) && pending.1.is_multiple_of(8));
-        let place = self.capability(MSI_X, 12);
-        self.put(place + 2, &(vectors - 1).to_le_bytes());
-        self.writable(place + 2, &0xc000_u16.to_le_bytes());
-        self.put(place + 4, &(table.1 | u32::from(table.0)).to_le_bytes());
-        self.put(place + 8, &(pending.1 | u32::from(pending.0)).to_le_bytes());
+        let at = |(bir, offset)| Location::new(bir, offset);
+        let Some(msix) = Msix::new(vectors, at(table), at(pending)) else {
+            panic!("{vectors} vectors of MSI-X");
+        };
+        let place = self.capability(CapabilityId::MSI_X, size_of::<Msix>());
+        // Its first two bytes are the identifier and the link.
+        if let Some(rest) = msix.as_bytes().get(2..) {
+            self.put(place + 2, rest);
+        }
+        let writable = MsixControl::default().with_enable(true).with_function_mask(true);
+        self.writable(place + MsixControl::OFFSET, &writable.bits().to_le_bytes());
         self
     }
 
     /// A PCI Express endpoint that can be reset as a function. PCI Express Base 4.0 §7.5.3.
     #[must_use]
     pub fn pci_express(mut self) -> Self {
-        const ENDPOINT_VERSION_2: u16 = 2;
-        const LINK_8_GT_X4: u16 = 0x43;
-        let place = self.capability(PCI_EXPRESS, 60);
-        self.put(place + 2, &ENDPOINT_VERSION_2.to_le_bytes());
-        self.put(place + 4, &DEVICE_CAPABILITIES.to_le_bytes());
-        self.writable(place + 8, &DEVICE_CONTROL_WRITABLE.to_le_bytes());
-        self.put(place + 12, &LINK_8_GT_X4.to_le_bytes());
-        self.put(place + 18, &LINK_8_GT_X4.to_le_bytes());
-        self.device_control = Some(place + 8);
-        self.bytes.resize(4096, 0);
-        self.writable.resize(4096, 0);
+        const SPEED_8_GT: u8 = 3;
+        const LANES: u8 = 4;
+        let place = self.capability(CapabilityId::EXPRESS, 60);
+        let version = ExpressCapabilities::default().with_version(2);
+        self.put(place + ExpressCapabilities::OFFSET, &version.bits().to_le_bytes());
+        let device = DeviceCapabilities::default()
+            .with_flr(true)
+            .with_role_based_errors(true)
+            .with_max_payload(1);
+        self.put(place + DeviceCapabilities::OFFSET, &device.bits().to_le_bytes());
+        let writable = DeviceControl::from_bits(u16::MAX).with_initiate_flr(false);
+        self.writable(place + DeviceControl::OFFSET, &writable.bits().to_le_bytes());
+        let link = LinkCapabilities::default().with_speed(SPEED_8_GT).with_width(LANES);
+        self.put(place + LinkCapabilities::OFFSET, &link.bits().to_le_bytes());
+        let link = LinkStatus::default().with_speed(SPEED_8_GT).with_width(LANES);
+        self.put(place + LinkStatus::OFFSET, &link.bits().to_le_bytes());
+        self.device_control = Some(place + DeviceControl::OFFSET);
+        self.bytes.resize(EXTENDED_CONFIG_SIZE, 0);
+        self.writable.resize(EXTENDED_CONFIG_SIZE, 0);
         self
     }
 
@@ -231,12 +242,13 @@ impl ConfigSpaceBuilder {
         }
     }
 
-    fn capability(&mut self, id: u8, len: usize) -> usize {
+    fn capability(&mut self, id: CapabilityId, len: usize) -> usize {
         let place = self.next;
-        assert!(place + len <= 256, "no room for the capability {id:#x}");
-        self.put(STATUS, &[STATUS_CAPABILITIES]);
+        assert!(place + len <= CONFIG_SIZE, "no room for the capability {id}");
+        let status = Status::default().with_capabilities(true);
+        self.put(Status::OFFSET, &status.bits().to_le_bytes());
         self.put(self.link, &[place as u8]);
-        self.put(place, &[id]);
+        self.put(place, &[id.0]);
         self.link = place + 1;
         self.next = (place + len).next_multiple_of(4);
         place

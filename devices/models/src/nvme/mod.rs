@@ -36,7 +36,7 @@ pub use params::{BackingParams, NamespaceParams, ParamError, Params};
 use uniddrv::InterruptKind;
 use uniddrv::device::Identity;
 use uniddrv_spec::nvme::admin::event::Event;
-use uniddrv_spec::pci::msix;
+use uniddrv_spec::pci::{ClassCode, msix};
 
 use self::backing::Backing;
 use self::controller::Controller;
@@ -46,11 +46,9 @@ use crate::config_space::ConfigSpace;
 use crate::host::{Host, MapError};
 use crate::model::{Model, ModelBar, SharedPart};
 
-/// Class code: mass storage, NVM, NVMe I/O controller. PCI Code and ID Assignment §1.2.
-const CLASS: u32 = 0x01_08_02;
 const DEVICE: u16 = 0x4e56;
 const TABLE_BAR: u8 = 4;
-const TABLE_ENTRY: usize = 16;
+const TABLE_ENTRY: usize = size_of::<msix::TableEntry>();
 /// Where a namespace has no size of its own and no file gives one.
 const DEFAULT_SIZE: u64 = 1 << 30;
 
@@ -101,8 +99,12 @@ impl NvmeModel {
         let pending_len = usize::from(vectors).div_ceil(64) * 8;
         let mut table = vec![0; (table_len + pending_len).next_power_of_two().max(4096)];
         reset_table(&mut table, vectors);
-        let identity =
-            Identity { vendor: identify::VENDOR, device: DEVICE, class: CLASS, revision: 1 };
+        let identity = Identity {
+            vendor: identify::VENDOR,
+            device: DEVICE,
+            class: ClassCode::NVME.bits(),
+            revision: 1,
+        };
         let config = ConfigSpace::builder(identity)
             .bar64(0, controller.doorbells.bar())
             .bar32(TABLE_BAR, table.len() as u32)

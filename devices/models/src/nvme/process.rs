@@ -9,7 +9,9 @@ use super::controller::{BATCH, Controller};
 use super::fault::Verdict;
 use super::io::Io;
 use super::logs::{Failure, Logs};
-use super::queues::{Completion, InvalidDoorbell, Taken};
+use super::queues::{Completion, CompletionQueue, InvalidDoorbell, Taken};
+use super::registers::Doorbells;
+use super::shadow::Shadow;
 use crate::host::Host;
 
 /// A completion that waits.
@@ -222,14 +224,7 @@ impl Controller {
             return Ok(Look::Nothing);
         };
         if cq.cursor.room() < available.min(BATCH as u32) {
-            let mut head = self.doorbells.head(sq.cqid);
-            if let Some(shadow) = &mut self.shadow
-                && sqid != 0
-                && let Some(Ok(value)) = shadow.head(&host.memory, sq.cqid, cq.cursor.head())
-            {
-                head = value;
-            }
-            cq.cursor.set_head(head)?;
+            look_at_head(&self.doorbells, self.shadow.as_mut(), host, sq.cqid, cq)?;
         }
         match available.min(cq.cursor.room()) {
             0 => Ok(Look::Nothing),
@@ -299,14 +294,8 @@ impl Controller {
         let Some(Some(sq)) = self.sqs.get(usize::from(completion.sqid)) else { return true };
         let Some(Some(cq)) = self.cqs.get_mut(usize::from(sq.cqid)) else { return true };
         if cq.cursor.room() == 0 {
-            let mut head = self.doorbells.head(sq.cqid);
-            if let Some(shadow) = &mut self.shadow
-                && sq.cqid != 0
-                && let Some(Ok(value)) = shadow.head(&host.memory, sq.cqid, cq.cursor.head())
-            {
-                head = value;
-            }
-            if cq.cursor.set_head(head).is_err() {
+            let shadow = self.shadow.as_mut();
+            if look_at_head(&self.doorbells, shadow, host, sq.cqid, cq).is_err() {
                 self.invalid_doorbell();
                 return false;
             }
@@ -379,6 +368,24 @@ impl Controller {
         let aborted = Completion { status: Status::ABORT_REQUESTED, result: 0, ..completion };
         self.post_or_keep(host, aborted, When::At(0));
     }
+}
+
+/// Reads the head doorbell of a completion queue that looks full.
+fn look_at_head(
+    doorbells: &Doorbells,
+    shadow: Option<&mut Shadow>,
+    host: &Host,
+    cqid: u16,
+    cq: &mut CompletionQueue,
+) -> Result<(), InvalidDoorbell> {
+    let mut head = doorbells.head(cqid);
+    if let Some(shadow) = shadow
+        && cqid != 0
+        && let Some(Ok(value)) = shadow.head(&host.memory, cqid, cq.cursor.head())
+    {
+        head = value;
+    }
+    cq.cursor.set_head(head)
 }
 
 /// Ends a command: an error goes into the log too.
