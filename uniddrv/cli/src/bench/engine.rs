@@ -203,7 +203,11 @@ impl<Q: BlockQueue> Worker<Q> {
         let patience = clock::to_ticks(phase.patience);
         let spin = clock::to_ticks(phase.spin);
         let mut left = phase.ios.unwrap_or(u64::MAX);
-        let mut outstanding = 0usize;
+        // Slots without a request on their way have their buffers here, all but `lost`: nothing
+        // else is counted for each request.
+        let total = slots.len();
+        let mut lost = 0usize;
+        let floor = total.saturating_sub(phase.depth);
         let mut open = true;
         let mut refused = None;
         let mut idle = 0u32;
@@ -213,7 +217,7 @@ impl<Q: BlockQueue> Worker<Q> {
         let mut now = start;
         let mut progress = start;
         loop {
-            while open && outstanding < phase.depth {
+            while open && free.len() > floor {
                 if left == 0 {
                     open = false;
                     break;
@@ -240,10 +244,7 @@ impl<Q: BlockQueue> Worker<Q> {
                 };
                 let request = Request { operation, buffer: Some(buffer), tag: tag.into() };
                 match queue.submit(request) {
-                    Ok(()) => {
-                        outstanding += 1;
-                        left -= 1;
-                    }
+                    Ok(()) => left -= 1,
                     Err((error, request)) => {
                         if let Some(slot) = slots.get_mut(tag as usize) {
                             slot.unit = NONE;
@@ -251,9 +252,11 @@ impl<Q: BlockQueue> Worker<Q> {
                         if let Some(verifier) = verifier {
                             verifier.undo(step);
                         }
-                        match request.buffer {
-                            Some(buffer) => free.push((tag, buffer)),
-                            None => _ = tally.fatal.get_or_insert(Fatal::LostBuffer(tag.into())),
+                        if let Some(buffer) = request.buffer {
+                            free.push((tag, buffer));
+                        } else {
+                            lost += 1;
+                            tally.fatal.get_or_insert(Fatal::LostBuffer(tag.into()));
                         }
                         if matches!(error, SubmitError::Full | SubmitError::NotReady) {
                             refused = Some(error);
@@ -264,7 +267,7 @@ impl<Q: BlockQueue> Worker<Q> {
                     }
                 }
             }
-            if !open && outstanding == 0 {
+            if !open && free.len() + lost == total {
                 break;
             }
 
@@ -281,9 +284,9 @@ impl<Q: BlockQueue> Worker<Q> {
                 };
                 let Slot { started, unit, write } = *slot;
                 slot.unit = NONE;
-                outstanding -= 1;
                 let buffer = completion.buffer.filter(|buffer| buffer.len() == *unit_bytes);
                 let Some(buffer) = buffer else {
+                    lost += 1;
                     tally.fatal.get_or_insert(Fatal::LostBuffer(tag));
                     return;
                 };
@@ -321,6 +324,7 @@ impl<Q: BlockQueue> Worker<Q> {
                     let waited = now.saturating_sub(progress);
                     if waited > patience {
                         let patience = phase.patience;
+                        let outstanding = total.saturating_sub(free.len() + lost);
                         tally.fatal.get_or_insert(match refused {
                             Some(error) if outstanding == 0 => Fatal::Refused { error, patience },
                             _ => Fatal::Stalled { outstanding, patience },
