@@ -5,8 +5,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use storage_poll::{Controller, NamespaceQueue};
-use uniddrv::block::{BlockQueue, Operation, Request};
+use storage_poll::{Controller, NamespaceQueue, Options};
+use uniddrv::block::{BlockError, BlockQueue, Operation, Request};
 use uniddrv::{DmaBuf, Driver};
 
 use super::{DATA, block_device, guest, pattern};
@@ -53,6 +53,65 @@ fn linux_reads_what_we_wrote_and_we_read_what_linux_wrote() {
         file.read_exact_at(&mut bytes, START).unwrap();
         assert!(bytes == pattern(100 + u64::from(nsid), LENGTH), "namespace {nsid}");
     }
+}
+
+#[test]
+fn interrupts_wake_a_queue_that_sleeps() {
+    let Some(guest) = guest() else { return };
+    let options = Options { interrupts: true, spin: Duration::ZERO, ..Options::default() };
+    let controller = Controller::attach_with(guest.take(DATA), options).unwrap();
+    let mut queues: Vec<_> = (0..2).map(|_| controller.block_queue(1, 4).unwrap()).collect();
+    for round in 0..200 {
+        let queue = &mut queues[round % 2];
+        let buffer = controller.device().dma_buffer(4096).unwrap();
+        let operation = Operation::Read { lba: round as u64 };
+        assert!(queue.submit(Request { operation, buffer: Some(buffer), tag: 1 }).is_ok());
+        let mut ended = 0;
+        // A lost interrupt would have the wait last this long, and fail.
+        assert!(queue.queue().wait(Duration::from_secs(30)).unwrap(), "round {round}");
+        queue.poll(|completion| ended += u32::from(completion.result.is_ok()));
+        assert_eq!(ended, 1, "round {round}");
+    }
+    drop(queues);
+    drop(controller);
+    guest.give_back(DATA);
+}
+
+#[test]
+fn a_reset_ends_every_request_once_and_io_goes_on() {
+    let Some(guest) = guest() else { return };
+    let controller = Controller::attach(guest.take(DATA)).unwrap();
+    let mut queue = controller.block_queue(1, 32).unwrap();
+    for round in 0..5 {
+        for tag in 0..32 {
+            let buffer = controller.device().dma_buffer(4096).unwrap();
+            let operation = Operation::Read { lba: tag * 8 };
+            assert!(queue.submit(Request { operation, buffer: Some(buffer), tag }).is_ok());
+        }
+        queue.queue().ring();
+        controller.reset().unwrap();
+        let mut ended = [0; 32];
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while ended.contains(&0) {
+            assert!(Instant::now() < deadline, "round {round}: {ended:?}");
+            queue.poll(|completion| {
+                assert!(matches!(completion.result, Ok(()) | Err(BlockError::Reset)));
+                assert!(completion.buffer.is_some());
+                ended[completion.tag as usize] += 1;
+            });
+        }
+        assert_eq!(ended, [1; 32], "round {round}");
+        // The queue comes back by itself, at the next poll.
+        while queue.queue().poll().is_some() {}
+        let buffer = controller.device().dma_buffer(4096).unwrap();
+        execute(&mut queue, Operation::Read { lba: 0 }, Some(buffer));
+    }
+    assert_eq!(controller.resets(), 5);
+    let smart = controller.smart_log().unwrap();
+    assert!(smart.celsius().is_some_and(|celsius| celsius > -50));
+    drop(queue);
+    drop(controller);
+    guest.give_back(DATA);
 }
 
 /// One request, from beginning to end; gives its buffer back.
