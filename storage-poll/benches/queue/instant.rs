@@ -122,4 +122,7 @@ impl Model for Instant {
     fn present(&self) -> bool {
         self.model.present()
     }
+    fn revoke(&mut self) -> std::io::Result<()> {
+        self.model.revoke()
+    }
 }
