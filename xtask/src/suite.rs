@@ -44,12 +44,23 @@ const VM_STEPS: &[Step] =
     &[Step { heading: "Tests in the virtual machine", run: |tally| guest_tests(VM_TESTS, tally) }];
 
 const TESTS: &[&str] = &["test", "--workspace", "--no-fail-fast"];
-const VM_TESTS: &[&str] = &["test", "--package", "uniddrv-tests", "--test", "vm"];
+const VM_TESTS: &[&str] =
+    &["test", "--package", "uniddrv-tests", "--package", "uniddrv-cli", "--test", "vm"];
 const WARNINGS_ARE_ERRORS: &[(&str, &str)] = &[("RUSTDOCFLAGS", "-Dwarnings")];
 const LINTS: &[&str] = &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
 /// Their target is not among `--all-targets`, since only the guest runs them.
-const VM_LINTS: &[&str] =
-    &["clippy", "--package", "uniddrv-tests", "--test", "vm", "--", "-D", "warnings"];
+const VM_LINTS: &[&str] = &[
+    "clippy",
+    "--package",
+    "uniddrv-tests",
+    "--package",
+    "uniddrv-cli",
+    "--test",
+    "vm",
+    "--",
+    "-D",
+    "warnings",
+];
 const DOCUMENTATION: &[&str] = &["doc", "--workspace", "--no-deps"];
 
 /// Tests that passed and failed so far.
