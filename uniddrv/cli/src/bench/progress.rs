@@ -46,7 +46,8 @@ impl Bar {
                 Stage::Measure(depth) => format!("{rw}, queue depth {depth}"),
                 Stage::ReadBack => "reading back".to_owned(),
             };
-            self.shown = format!("{what}: {} IOPS", thousands(iops));
+            // At the start there is no rate yet.
+            self.shown = if done == 0 { what } else { format!("{what}: {} IOPS", thousands(iops)) };
             self.line.set_message(self.shown.clone());
         }
     }

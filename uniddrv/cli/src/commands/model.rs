@@ -88,6 +88,10 @@ struct Nvme {
     #[arg(long, value_name = "on|off")]
     sgl: Option<String>,
 
+    /// Milliseconds in which the controller promises to get ready, 500 to 127500 [default: 5000]
+    #[arg(long, value_name = "MS")]
+    ready_timeout: Option<String>,
+
     /// The serial number, up to 20 characters
     #[arg(long, value_name = "TEXT")]
     serial: Option<String>,
@@ -134,6 +138,7 @@ impl Nvme {
             ("mdts", &self.mdts),
             ("shadow-doorbells", &self.shadow_doorbells),
             ("sgl", &self.sgl),
+            ("ready-timeout", &self.ready_timeout),
             ("serial", &self.serial),
         ];
         let given = given.iter().filter_map(|(key, value)| Some((*key, value.as_deref()?)));
