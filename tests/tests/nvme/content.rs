@@ -1,7 +1,7 @@
 //! What is written into blocks: a pattern that follows from a number, with a checksum.
 
 /// Fills `block`, at least 16 bytes, with the pattern of `seed`; 0 stands for zeroes.
-pub fn fill(seed: u64, block: &mut [u8]) {
+pub(crate) fn fill(seed: u64, block: &mut [u8]) {
     if seed == 0 {
         block.fill(0);
         return;
@@ -16,14 +16,14 @@ pub fn fill(seed: u64, block: &mut [u8]) {
 }
 
 /// Fills the blocks of `buffer`, one after the other, with the patterns of `seeds`.
-pub fn fill_all(seeds: &[u64], block_size: usize, buffer: &mut [u8]) {
+pub(crate) fn fill_all(seeds: &[u64], block_size: usize, buffer: &mut [u8]) {
     for (block, &seed) in buffer.chunks_exact_mut(block_size).zip(seeds) {
         fill(seed, block);
     }
 }
 
 /// Whether `block` holds the pattern of `seed`, or what it holds instead.
-pub fn check(seed: u64, block: &[u8]) -> Result<(), String> {
+pub(crate) fn check(seed: u64, block: &[u8]) -> Result<(), String> {
     let mut expected = vec![0; block.len()];
     fill(seed, &mut expected);
     if expected == block {
@@ -41,7 +41,7 @@ pub fn check(seed: u64, block: &[u8]) -> Result<(), String> {
 }
 
 /// Checks the blocks of `buffer` one after the other.
-pub fn check_all(seeds: &[u64], block_size: usize, buffer: &[u8], what: &str) {
+pub(crate) fn check_all(seeds: &[u64], block_size: usize, buffer: &[u8], what: &str) {
     assert!(buffer.len() >= seeds.len() * block_size);
     for (index, (block, &seed)) in buffer.chunks_exact(block_size).zip(seeds).enumerate() {
         if let Err(found) = check(seed, block) {
@@ -62,20 +62,20 @@ fn checksum(bytes: &[u8]) -> u64 {
 
 /// A sequence of numbers that follows from its seed: SplitMix64.
 #[derive(Clone, Debug)]
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
     }
 
     /// A number below `limit`.
-    pub fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 }

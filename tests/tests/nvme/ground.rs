@@ -13,21 +13,21 @@ use uniddrv_models::vfio_user::{ServeError, Server};
 use uniddrv_models::{Host, Inline};
 
 /// How long anything may take before a test gives up: far more than it does.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the model runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ground {
+pub(crate) enum Ground {
     /// In this process: a doorbell returns when its commands are carried out.
     Inline,
     /// Behind a socket, on a thread of its own.
     Served,
 }
 
-pub const GROUNDS: [Ground; 2] = [Ground::Inline, Ground::Served];
+pub(crate) const GROUNDS: [Ground; 2] = [Ground::Inline, Ground::Served];
 
 /// A model that runs. The device that leads to it has to be dropped first.
-pub enum Model {
+pub(crate) enum Model {
     Inline(Arc<Inline<NvmeModel>>),
     Served {
         folder: TempDir,
@@ -37,13 +37,13 @@ pub enum Model {
 }
 
 /// A model made like an address says: `namespaces=2&size=1M`.
-pub fn model(parameters: &str) -> NvmeModel {
+pub(crate) fn model(parameters: &str) -> NvmeModel {
     let pairs = parameters.split('&').filter_map(|pair| pair.split_once('='));
     NvmeModel::new(Params::from_pairs(pairs).unwrap()).unwrap()
 }
 
 impl Model {
-    pub fn start(ground: Ground, parameters: &str) -> Self {
+    pub(crate) fn start(ground: Ground, parameters: &str) -> Self {
         let mut model = model(parameters);
         if ground == Ground::Inline {
             return Self::Inline(Arc::new(Inline::new(model)));
@@ -59,26 +59,26 @@ impl Model {
         Self::Served { folder, stop, thread: Some(thread) }
     }
 
-    pub fn address(&self) -> Address {
+    pub(crate) fn address(&self) -> Address {
         match self {
             Self::Inline(_) => "model:nvme".parse().unwrap(),
             Self::Served { folder, .. } => Address::VfioUser(folder.path().join("socket")),
         }
     }
 
-    pub fn device(&self) -> Device {
+    pub(crate) fn device(&self) -> Device {
         match self {
             Self::Inline(inline) => Device::new(inline.clone(), self.address()),
             Self::Served { .. } => Device::open(&self.address()).unwrap(),
         }
     }
 
-    pub fn attach(&self, options: Options) -> Controller {
+    pub(crate) fn attach(&self, options: Options) -> Controller {
         Controller::attach_with(self.device(), options).unwrap()
     }
 
     /// Lets a model in this process go on with what it has delayed.
-    pub fn poll(&self) {
+    pub(crate) fn poll(&self) {
         match self {
             Self::Inline(inline) => {
                 inline.poll();
@@ -88,7 +88,7 @@ impl Model {
     }
 
     /// The model itself, in this process.
-    pub fn with<R>(&self, f: impl FnOnce(&mut NvmeModel, &mut Host) -> R) -> R {
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut NvmeModel, &mut Host) -> R) -> R {
         match self {
             Self::Inline(inline) => inline.with(f),
             Self::Served { .. } => panic!("the model belongs to its server"),
@@ -96,7 +96,7 @@ impl Model {
     }
 
     /// The faults that it has made, at its end.
-    pub fn finish(mut self) -> FaultCounts {
+    pub(crate) fn finish(mut self) -> FaultCounts {
         match &mut self {
             Self::Inline(inline) => inline.with(|model, _| model.fault_counts()),
             Self::Served { stop, thread, .. } => {
@@ -119,7 +119,7 @@ impl Drop for Model {
 }
 
 /// Carries out one command. How it ended, and its buffer.
-pub fn execute(
+pub(crate) fn execute(
     queue: &mut IoQueue,
     command: &Command,
     buffer: Option<DmaBuf>,
@@ -132,7 +132,7 @@ pub fn execute(
 }
 
 /// The next command that ends.
-pub fn next(queue: &mut IoQueue) -> Completed {
+pub(crate) fn next(queue: &mut IoQueue) -> Completed {
     let mut result = None;
     wait_for("a command ends", || {
         result = queue.poll();
@@ -142,7 +142,7 @@ pub fn next(queue: &mut IoQueue) -> Completed {
 }
 
 /// Waits until `done` says so.
-pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     let mut rounds = 0u32;
     while !done() {
