@@ -153,8 +153,13 @@ impl Admin {
                     shared.lose(&shared.removal());
                     return Err(shared.gone());
                 }
-                if csts.cfs() {
-                    let claim = format!("{name}: it reports a fatal status (CSTS.CFS)");
+                if csts.cfs() || !csts.rdy() {
+                    let claim = if csts.cfs() {
+                        "it reports a fatal status (CSTS.CFS)"
+                    } else {
+                        "somebody else has stopped it (CSTS.RDY is 0)"
+                    };
+                    let claim = format!("{name}: {claim}");
                     return Err(ControllerError::Fatal { address: shared.address(), claim });
                 }
             }

@@ -412,7 +412,7 @@ fn vectors(device: &Device, options: &Options) -> Result<Vec<uniddrv::Interrupt>
     if !options.interrupts {
         return Ok(Vec::new());
     }
-    let wanted = u32::from(options.queues) + 1;
+    let wanted = u32::from(options.queues.max(1)) + 1;
     let count = device.interrupt_count(InterruptKind::Msix).min(wanted);
     if count < 2 {
         return Err(AttachError::Device {

@@ -304,8 +304,12 @@ impl IoQueue {
                     self.state = state;
                 }
             }
-            // A timeout has reset the controller again: there is another try.
-            Err(ControllerError::Timeout { .. } | ControllerError::Gone { .. }) => {}
+            // It was reset again: there is another try.
+            Err(
+                ControllerError::Timeout { .. }
+                | ControllerError::Fatal { .. }
+                | ControllerError::Gone { .. },
+            ) => {}
             Err(error) => {
                 tracing::error!(%error, queue = self.id, "the queue is lost");
                 self.refused = true;
@@ -336,6 +340,8 @@ impl IoQueue {
             self.shared.lose(&self.shared.removal());
         } else if csts.cfs() {
             self.reset("controller fatal status");
+        } else if !csts.rdy() {
+            self.reset("somebody else has stopped the controller");
         } else {
             self.look_for_late_commands();
         }
