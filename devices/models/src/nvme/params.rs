@@ -20,7 +20,7 @@ pub struct Params {
     pub queues: u16,
     /// The most entries of a queue, 2 to 65,536.
     pub entries: u32,
-    /// The most bytes of one command's data, a power of two of 4 KiB to 32 MiB.
+    /// The most bytes of one command's data, a power of two of 8 KiB (MDTS 0 means no limit) to 32 MiB.
     pub max_transfer: u32,
     /// Whether Doorbell Buffer Config is offered.
     pub shadow_doorbells: bool,
@@ -89,7 +89,7 @@ pub const PARAMETERS: &[(&str, &str)] = &[
     ("fault", "a fault plan such as seed=7,drop=0.01,delay=0.05:2ms"),
     ("queues", "the most I/O queue pairs, 1 to 65535"),
     ("entries", "the most entries of a queue, 2 to 65536"),
-    ("mdts", "the most bytes of one transfer: a power of two, 4k to 32M"),
+    ("mdts", "the most bytes of one transfer: a power of two, 8k to 32M"),
     ("shadow-doorbells", "on or off"),
     ("sgl", "on or off"),
     ("ready-timeout", "milliseconds, 500 to 127500"),
@@ -176,7 +176,7 @@ impl Params {
             }
             "mdts" => {
                 let size = parse_size(value).filter(|size| size.is_power_of_two());
-                self.max_transfer = size.filter(|size| (4 << 10..=32 << 20).contains(size))? as u32;
+                self.max_transfer = size.filter(|size| (8 << 10..=32 << 20).contains(size))? as u32;
             }
             "shadow-doorbells" => self.shadow_doorbells = parse_switch(value)?,
             "sgl" => self.sgl = parse_switch(value)?,
@@ -252,7 +252,7 @@ mod tests {
             ("fault", "seed=1,drop=0.5"),
             ("queues", "3"),
             ("entries", "64"),
-            ("mdts", "4k"),
+            ("mdts", "8k"),
             ("shadow-doorbells", "on"),
             ("sgl", "off"),
             ("ready-timeout", "500"),
@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(params.namespaces[1], second);
         assert_eq!(params.backing, BackingParams::File("/tmp/x:y".into()));
         assert!(params.faults.is_some() && params.shadow_doorbells && !params.sgl);
-        assert_eq!((params.queues, params.entries, params.max_transfer), (3, 64, 4096));
+        assert_eq!((params.queues, params.entries, params.max_transfer), (3, 64, 8192));
         assert_eq!(params.size, Some(1 << 40));
         let params = parse(&[("block", "4096"), ("namespaces", "2")]).unwrap();
         assert_eq!(params.namespaces, [NamespaceParams { block_size: 4096, size: None }; 2]);
@@ -294,6 +294,7 @@ mod tests {
             ("queues", "65536"),
             ("entries", "1"),
             ("mdts", "3k"),
+            ("mdts", "4k"),
             ("mdts", "64M"),
             ("sgl", "maybe"),
             ("ready-timeout", "1"),
