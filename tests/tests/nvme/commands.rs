@@ -287,7 +287,7 @@ fn queues_do_not_disturb_each_other() {
                     let namespace = controller.namespaces()[0];
                     for round in 0..200 {
                         let lba = thread * 1000 + round % 100;
-                        let seeds = [thread << 32 | round + 1];
+                        let seeds = [(thread << 32) | (round + 1)];
                         let mut buffer = controller.device().dma_buffer(512).unwrap();
                         fill_all(&seeds, 512, buffer.as_mut_slice());
                         let write = namespace.write(lba, 1, false).unwrap();

@@ -13,7 +13,7 @@ use uniddrv_models::vfio_user::{ServeError, Server};
 use uniddrv_models::{Host, Inline};
 
 /// How long anything may take before a test gives up: far more than it does.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Where the model runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +85,17 @@ impl Model {
             }
             Self::Served { .. } => std::thread::yield_now(),
         }
+    }
+
+    /// The next command that ends, also one that the model delays.
+    pub(crate) fn next(&self, queue: &mut IoQueue) -> Completed {
+        let mut result = None;
+        wait_for("a command ends", || {
+            self.poll();
+            result = queue.poll();
+            result.is_some()
+        });
+        result.unwrap()
     }
 
     /// The model itself, in this process.

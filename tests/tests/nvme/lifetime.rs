@@ -172,8 +172,15 @@ fn a_controller_is_taken_from_any_state() {
     controller.device().reset().unwrap();
     let buffer = controller.device().dma_buffer(512).unwrap();
     let (result, _) = execute(&mut queue, &namespace.read(0, 1).unwrap(), Some(buffer));
-    assert!(matches!(result, Err(CommandError::Reset | CommandError::Gone)), "{result:?}");
+    assert_eq!(result, Err(CommandError::Reset));
     drop(queue);
+    works(&controller, 7);
+    // And one that it finds when it asks for something.
+    controller.device().reset().unwrap();
+    let error = controller.smart_log().unwrap_err().to_string();
+    assert!(error.contains("somebody else has stopped it"), "{error}");
+    works(&controller, 8);
+    assert_eq!(controller.resets(), 2);
     drop(controller);
     works(&model.attach(Options::default()), 4);
 
@@ -189,12 +196,12 @@ fn a_reset_that_was_asked_for_ends_all_requests_and_nothing_else() {
         for shadow in ["off", "on"] {
             let model = Model::start(
                 ground,
-                &format!("size=1M&shadow-doorbells={shadow}&fault=delay=0.5:1s"),
+                &format!("size=1M&shadow-doorbells={shadow}&fault=delay=0.5:10ms"),
             );
             let controller = model.attach(Options::default());
             let namespace = controller.namespaces()[0];
             let mut queues = [(); 3].map(|()| controller.io_queue(16).unwrap());
-            for turn in 1..=5 {
+            for turn in 1..=20 {
                 for queue in &mut queues {
                     for tag in 0..16 {
                         let buffer = controller.device().dma_buffer(512).unwrap();
@@ -210,7 +217,7 @@ fn a_reset_that_was_asked_for_ends_all_requests_and_nothing_else() {
                     assert_eq!(error, SubmitError::NotReady);
                     let mut tags = Vec::new();
                     for _ in 0..16 {
-                        let done = next(queue);
+                        let done = model.next(queue);
                         assert!(matches!(done.result, Ok(0) | Err(CommandError::Reset)));
                         assert!(done.buffer.is_some());
                         tags.push(done.tag);
@@ -222,7 +229,7 @@ fn a_reset_that_was_asked_for_ends_all_requests_and_nothing_else() {
                         assert!(queue.poll().is_none());
                         queue.submit(&namespace.flush(), None, 7).is_ok()
                     });
-                    assert_eq!(next(queue).tag, 7);
+                    assert_eq!(model.next(queue).tag, 7);
                 }
             }
             drop((queues, controller));

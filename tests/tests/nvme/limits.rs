@@ -183,15 +183,14 @@ fn a_command_needs_its_buffer() {
 #[test]
 fn the_largest_transfer_moves_every_byte() {
     for (mdts, asked, most) in [
-        ("4k", 4 << 20, 4 << 10),
         ("8k", 4 << 20, 8 << 10),
-        ("32M", 4 << 20, 4 << 20),
         ("32M", 10_000, 8192),
         ("32M", 1, 4096),
-        ("32M", usize::MAX, 32 << 20),
+        ("32M", 2 << 20, 2 << 20),
+        ("4M", usize::MAX, 4 << 20),
     ] {
         for ground in GROUNDS {
-            let model = Model::start(ground, &format!("namespaces=4096:64M&mdts={mdts}"));
+            let model = Model::start(ground, &format!("namespaces=4096:8M&mdts={mdts}"));
             for sgl in [false, true] {
                 let options = Options { max_transfer: asked, sgl, ..Options::default() };
                 let controller = model.attach(options);
