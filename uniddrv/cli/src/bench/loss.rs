@@ -1,5 +1,6 @@
 //! Whether a benchmark may write: what would be lost.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use uniddrv::address::ModelAddress;
@@ -41,6 +42,14 @@ pub(crate) fn is_expendable(address: &Address) -> bool {
         .iter()
         .filter(|(key, _)| key == "backing")
         .all(|(_, value)| value == "ram" || value == "null")
+}
+
+/// The file that opening the model at `address` would make, if that is what it would do.
+pub(crate) fn would_make(address: &Address) -> Option<PathBuf> {
+    let Address::Model(ModelAddress { parameters, .. }) = address else { return None };
+    let (_, backing) = parameters.iter().rev().find(|(key, _)| key == "backing")?;
+    let path = PathBuf::from(backing.strip_prefix("file:")?);
+    (!path.exists()).then_some(path)
 }
 
 /// Whether a device throws away what is written to it.

@@ -157,8 +157,10 @@ fn finish(
             told = true;
             limit = limit.min(start.elapsed() + GRACE);
             let pid = rustix::process::Pid::from_child(&child);
-            // It may have ended since, or been told by the terminal already: both are fine.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+            // Not SIGINT, which a child inherits as ignored where the shell put us in the
+            // background. It may have ended since, or been told by the terminal already: both
+            // are fine.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
         if start.elapsed() > limit {
             child.kill()?;

@@ -124,6 +124,14 @@ impl Bench {
         let address = resolve(&context.root, &self.address)?;
         let plan = self.plan(context, &address)?;
         self.check_report()?;
+        if self.destroys()
+            && !self.overwrite
+            && let Some(path) = loss::would_make(&address)
+        {
+            // Before anything is opened: a refusal leaves no file behind.
+            return Err(Failure::new(format!("{} does not exist yet", path.display()))
+                .with_help("to have it made and written to, add --overwrite"));
+        }
         if plan.verify && loss::forgets(&address) {
             let message = format!("--verify: {address} throws away what is written to it");
             return Err(Failure::usage(anyhow::Error::msg(message)));

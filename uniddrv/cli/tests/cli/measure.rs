@@ -305,6 +305,13 @@ fn files_and_served_devices_are_not_overwritten_unless_told() {
     assert_eq!(status, 0, "{stderr}");
     assert!(std::fs::read(&path).unwrap() != disk);
 
+    let missing = folder.path().join("missing");
+    let device = format!("model:nvme?backing=file:{}&size=1M", missing.display());
+    let (status, _, stderr) = run(&["bench", &device, "--rw", "write", "--ios", "10"]);
+    assert_eq!(status, 1);
+    assert!(stderr.contains("does not exist yet"), "{stderr}");
+    assert!(!missing.exists(), "a refusal made a file");
+
     let served = Served::new(&["nvme", "--size", "16M"]);
     let (status, _, stderr) = run(&["bench", &served.address(), "--rw", "write", "--ios", "10"]);
     assert_eq!(status, 1);
