@@ -1,7 +1,10 @@
 //! Project tasks, run as `cargo xtask TASK`.
 #![forbid(unsafe_code)]
 
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::{Parser, Subcommand};
 
@@ -43,7 +46,20 @@ enum Task {
     Fuzz(fuzz::Options),
 }
 
+/// The path of this program, as it was started from: while it runs, cargo may well put a newer
+/// one there, and `current_exe` would name a file that is gone.
+pub(crate) fn program() -> io::Result<&'static Path> {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(path) = PROGRAM.get() {
+        return Ok(path);
+    }
+    let path = std::env::current_exe()?;
+    Ok(PROGRAM.get_or_init(|| path))
+}
+
 fn main() -> ExitCode {
+    // First of all: later it may be too late. Whoever needs it meets the error.
+    drop(program());
     let outcome = match Arguments::parse().task {
         Task::Demo(options) => demo::run(&options),
         Task::Bench(options) => bench::run(&options),

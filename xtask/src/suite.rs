@@ -145,7 +145,7 @@ fn fuzz_briefly(tally: &mut Tally) -> Result<()> {
 /// Runs tests with this program's `vm` as cargo's runner: a boot for each test
 /// program.
 fn guest_tests(arguments: &[&str], tally: &mut Tally) -> Result<()> {
-    let program = env::current_exe().context("finding this program")?;
+    let program = crate::program().context("finding this program")?;
     let program = program.to_str().context("this program's path is not UTF-8")?;
     let runner = serde_json::to_string(&[program, "vm", "--"])?;
     let configuration = format!("target.'cfg(all())'.runner={runner}");

@@ -93,7 +93,7 @@ pub(crate) fn executable(messages: &str, name: &str) -> Option<PathBuf> {
 
 /// This program's task `vm` with `arguments`.
 pub(crate) fn virtual_machine(arguments: &[impl AsRef<OsStr>]) -> Result<Command> {
-    let mut command = Command::new(std::env::current_exe().context("finding this program")?);
+    let mut command = Command::new(crate::program().context("finding this program")?);
     command.arg("vm").args(arguments).stdin(Stdio::null());
     Ok(command)
 }
