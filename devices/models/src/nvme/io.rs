@@ -44,6 +44,18 @@ pub(super) fn active(namespaces: &mut [Namespace], nsid: u32) -> Result<&mut Nam
 }
 
 impl Io<'_> {
+    /// `entry` will be executed soon: the blocks that it reads or writes are fetched ahead.
+    /// Checks nothing, which is for its execution to do.
+    #[inline]
+    pub(super) fn prefetch(&self, entry: &SubmissionEntry) {
+        if matches!(Opcode(entry.opcode()), Opcode::READ | Opcode::WRITE) {
+            let range = Range::parse(entry);
+            if let Some(namespace) = self.namespaces.get(range.nsid.wrapping_sub(1) as usize) {
+                namespace.backing.prefetch(range.slba << namespace.shift());
+            }
+        }
+    }
+
     /// Executes `entry`. Returns what Dword 0 of the completion says.
     #[inline]
     pub(super) fn execute(&mut self, entry: &SubmissionEntry) -> Result<u32, Status> {

@@ -113,7 +113,11 @@ impl Controller {
             cached: self.features.cached,
         };
         let mut posted = true;
+        let mut ahead = batch.iter().skip(1);
         for entry in &*batch {
+            if let Some(next) = ahead.next() {
+                io.prefetch(next);
+            }
             let taken = Taken::new(sqid, entry.cid());
             let outcome = io.execute(entry);
             let completion = end(taken, entry, outcome, io.logs);

@@ -110,6 +110,15 @@ impl Backing {
         Self::File(FilePart::new(file, start))
     }
 
+    /// A command will soon read or write at `offset`, which nobody has checked: what is in
+    /// memory is fetched ahead.
+    #[inline]
+    pub(super) fn prefetch(&self, offset: u64) {
+        if let Self::Ram(ram) = self {
+            ram.prefetch(offset);
+        }
+    }
+
     /// Reads the client's `data` from `offset` on.
     #[inline]
     pub(super) fn read(
@@ -288,11 +297,11 @@ mod tests {
     fn ram_takes_memory_for_what_was_written_only() {
         let mut ram = Ram::new(1 << 40).unwrap();
         ram.load(1 << 39, &mut [1; 8192]).unwrap();
-        assert!(!ram.takes_memory(1 << 39));
+        assert!(!ram.holds(1 << 39));
         ram.store((1 << 39) + 4095, &[1; 2]).unwrap();
-        assert!(ram.takes_memory(1 << 39) && ram.takes_memory((1 << 39) + 4096));
+        assert!(ram.holds(1 << 39) && ram.holds((1 << 39) + 4096));
         ram.clear(0, (1 << 39) + 4097).unwrap();
-        assert!(!ram.takes_memory(1 << 39) && ram.takes_memory((1 << 39) + 4096));
+        assert!(!ram.holds(1 << 39) && ram.holds((1 << 39) + 4096));
         let mut data = [9; 3];
         ram.load((1 << 39) + 4095, &mut data).unwrap();
         assert_eq!(data, [0; 3]);
