@@ -391,7 +391,7 @@ fn random_work_on_a_file() {
             }
             let mut work = work(&controller, stores, 16, 10 + session as u64);
             work.check_everything();
-            work.run(1500);
+            work.run(1000);
             work.check_everything();
             seeds = Some(work.stores.iter().map(|store| store.seeds.clone()).collect());
             drop(work);

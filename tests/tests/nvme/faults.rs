@@ -32,7 +32,8 @@ struct Outcome {
 }
 
 fn run(ground: Ground, plan: &str, options: Options, depth: usize, count: u64) -> Outcome {
-    let model = Model::start(ground, &format!("size=4M&shadow-doorbells=on&fault={plan}"));
+    let shadow = if depth > 1 && ground == Ground::Inline { "on" } else { "off" };
+    let model = Model::start(ground, &format!("size=4M&shadow-doorbells={shadow}&fault={plan}"));
     let controller = model.attach(options);
     let mut work = Work::new(&controller, 0, depth, 1);
     work.run(&model, count);
@@ -116,7 +117,7 @@ fn wrong_identifiers_are_ignored_and_their_commands_end_by_a_reset() {
         let (count, options) = match ground {
             Ground::Inline => (400, impatient()),
             Ground::Served => {
-                (400, Options { admin_timeout: Duration::from_millis(500), ..impatient() })
+                (400, Options { admin_timeout: Duration::from_secs(1), ..impatient() })
             }
         };
         let outcome = run(ground, "seed=8,wrong-cid=0.01", options, depth, count);
@@ -133,7 +134,7 @@ fn a_wrong_phase_holds_the_queue_up_until_a_reset() {
         let (count, options) = match ground {
             Ground::Inline => (400, impatient()),
             Ground::Served => {
-                (400, Options { admin_timeout: Duration::from_millis(500), ..impatient() })
+                (400, Options { admin_timeout: Duration::from_secs(1), ..impatient() })
             }
         };
         let outcome = run(ground, "seed=9,wrong-phase=0.01", options, depth, count);
@@ -250,7 +251,7 @@ fn all_faults_at_once_are_sorted_out() {
     for ground in GROUNDS {
         let admin_timeout = match ground {
             Ground::Inline => Duration::from_millis(100),
-            Ground::Served => Duration::from_millis(500),
+            Ground::Served => Duration::from_secs(1),
         };
         let options = Options { admin_timeout, ..impatient() };
         let outcome = run(ground, plan, options, 16, 600);

@@ -10,6 +10,7 @@
 //! | `limits` | what is refused, and what is just allowed |
 //! | `lifetime` | attach, drop and attach again, in any order and from any state |
 //! | `interrupts` | waiting for completions |
+//! | `hostile` | a device that lies and writes where it should not |
 //! | `data` | random work on two namespaces, checked against what was written |
 //!
 //! `ground`, `content` and `work` are what they share.
@@ -20,6 +21,7 @@ mod content;
 mod data;
 mod faults;
 mod ground;
+mod hostile;
 mod interrupts;
 mod lifetime;
 mod limits;
