@@ -269,7 +269,10 @@ impl Controller {
                 self.post_or_keep(host, completion, now);
                 self.post_or_keep(host, completion, now);
             }
-            Verdict::WrongCid(cid) => {
+            Verdict::WrongCid => {
+                // Drivers count a slot's uses in the upper bits, or leave them 0. The slot of
+                // this command still is this command's, so the identifier is nobody's.
+                let cid = completion.cid ^ 0x8000;
                 self.post_or_keep(host, Completion { cid, ..completion }, now);
             }
             Verdict::WrongPhase => {

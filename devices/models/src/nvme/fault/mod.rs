@@ -20,9 +20,8 @@ pub enum Verdict {
     Duplicate,
     /// It is executed, its completion is posted after the next one.
     Reorder,
-    /// It is executed, its completion carries this command identifier, which no sensible
-    /// driver uses.
-    WrongCid(u16),
+    /// It is executed, its completion carries the identifier of no command on its way.
+    WrongCid,
     /// It is executed, its completion carries the phase of an old entry.
     WrongPhase,
     /// It is not executed and fails with this status.
@@ -141,8 +140,7 @@ impl Faults {
             Verdict::Reorder
         } else if wrong_cid {
             counts.wrong_cid += 1;
-            // The upper half of the identifiers: more than any queue here has entries.
-            Verdict::WrongCid(random(!seed, number) as u16 | 0x8000)
+            Verdict::WrongCid
         } else if wrong_phase {
             counts.wrong_phase += 1;
             Verdict::WrongPhase

@@ -19,7 +19,7 @@ use super::Chance;
 /// | `delay=P:TIME` | it is posted TIME later (`us`, `ms` or `s`) |
 /// | `duplicate=P` | it is posted twice |
 /// | `reorder=P` | it is posted after the next one |
-/// | `wrong-cid=P` | it carries a command identifier from 0x8000 up |
+/// | `wrong-cid=P` | it carries its command identifier with the top bit inverted |
 /// | `wrong-phase=P` | it carries the phase of an old entry |
 /// | `status=P:CODE` | the command is not executed and fails with the status CODE, type in bits 10 to 8, code in bits 7 to 0 |
 /// | `never-ready[=N]` | the controller does not get ready, after N enables that work |
