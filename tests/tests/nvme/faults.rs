@@ -110,12 +110,11 @@ fn completions_in_any_order_find_their_requests() {
     }
 }
 
-/// Depth and count keep the identifiers of this driver below those that the model invents.
 #[test]
 fn wrong_identifiers_are_ignored_and_their_commands_end_by_a_reset() {
-    for (ground, depth) in [(Ground::Inline, 1), (Ground::Inline, 16), (Ground::Served, 16)] {
+    for (ground, depth) in [(Ground::Inline, 1), (Ground::Inline, 127), (Ground::Served, 16)] {
         let (count, options) = match ground {
-            Ground::Inline => (400, impatient()),
+            Ground::Inline => (600, impatient()),
             Ground::Served => {
                 (400, Options { admin_timeout: Duration::from_secs(1), ..impatient() })
             }
