@@ -1,7 +1,7 @@
 //! The threads of a benchmark: on their CPUs, together, until they are done or stopped.
 
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use uniddrv::block::BlockQueue;
@@ -92,6 +92,7 @@ pub(crate) fn run<Q: BlockQueue + Send>(
     let stop = AtomicBool::new(false);
     let counters: Vec<Counter> = workers.iter().map(|_| Counter::default()).collect();
     let barrier = Barrier::new(workers.len());
+    let ended = AtomicUsize::new(0);
     let threads = workers.len() as u64;
     let monitor = std::thread::current();
     // Measured once, and not while it is needed.
@@ -107,16 +108,16 @@ pub(crate) fn run<Q: BlockQueue + Send>(
             phase.ios = phase.ios.map(|n| n / threads + u64::from(index < n % threads));
             phase.seed = phase.seed.wrapping_add(index.wrapping_mul(0xd1b5_4a32_d192_ed03));
             let cpu = cpus.get(index as usize).copied();
-            let (stop, barrier, monitor) = (&stop, &barrier, monitor.clone());
+            let (stop, barrier, ended, monitor) = (&stop, &barrier, &ended, monitor.clone());
             handles.push(scope.spawn(move || {
-                let _finish = Finish { stop, monitor };
+                let _finish = Finish { stop, ended, monitor };
                 let not_pinned = cpu.filter(|&cpu| cpu::pin(cpu).is_err());
                 barrier.wait();
                 (worker.run(&phase, stop, counter), not_pinned)
             }));
         }
         loop {
-            let over = handles.iter().all(std::thread::ScopedJoinHandle::is_finished);
+            let over = ended.load(Ordering::Acquire) == handles.len();
             if interrupted.load(Ordering::Relaxed) {
                 outcome.interrupted = true;
                 stop.store(true, Ordering::Relaxed);
@@ -145,6 +146,8 @@ pub(crate) fn run<Q: BlockQueue + Send>(
 /// Wakes the thread that waits for this one, and stops the others after a panic.
 struct Finish<'a> {
     stop: &'a AtomicBool,
+    /// Counted before the wake-up: a thread is not finished yet while it drops this.
+    ended: &'a AtomicUsize,
     monitor: std::thread::Thread,
 }
 
@@ -153,6 +156,7 @@ impl Drop for Finish<'_> {
         if std::thread::panicking() {
             self.stop.store(true, Ordering::Relaxed);
         }
+        self.ended.fetch_add(1, Ordering::Release);
         self.monitor.unpark();
     }
 }
