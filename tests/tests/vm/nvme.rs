@@ -24,7 +24,9 @@ fn linux_reads_what_we_wrote_and_we_read_what_linux_wrote() {
         file.sync_all().unwrap();
     }
 
-    let controller = Controller::attach(guest.take(DATA)).unwrap();
+    let options = Options { shadow_doorbells: true, ..Options::default() };
+    let controller = Controller::attach_with(guest.take(DATA), options).unwrap();
+    assert!(controller.uses_shadow_doorbells());
     for nsid in [1, 2] {
         let mut queue = controller.block_queue(nsid, 8).unwrap();
         let block = u64::from(queue.info().block_size);

@@ -79,6 +79,9 @@ pub(crate) struct Bench {
     /// Allow writing to a device: what it holds is lost
     #[arg(long)]
     overwrite: bool,
+    /// Use shadow doorbells where the controller offers them
+    #[arg(long)]
+    shadow_doorbells: bool,
 
     /// Go on after requests that fail and data that does not match; both are counted
     #[arg(long)]

@@ -164,7 +164,7 @@ impl Limits {
             ready_timeout_ms: capabilities.timeout_ms(),
             min_page_size: capabilities.min_page_size(),
             sgl: controller.uses_sgl(),
-            shadow_doorbells: controller.uses_shadow_doorbells(),
+            shadow_doorbells: controller.identity().oacs().doorbell_buffer(),
             error_log_entries: u32::from(identity.elpe) + 1,
             asynchronous_events: u32::from(identity.aerl) + 1,
         }

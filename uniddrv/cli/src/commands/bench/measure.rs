@@ -35,6 +35,7 @@ impl Bench {
         let options = Options {
             queues: self.cores as u16,
             timeout: Duration::from_secs(self.timeout),
+            shadow_doorbells: self.shadow_doorbells,
             ..Options::default()
         };
         let (timeout, admin_timeout) = (options.timeout, options.admin_timeout);
