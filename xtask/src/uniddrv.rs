@@ -34,9 +34,10 @@ impl Uniddrv {
         Ok(Self { program, stop: stop.clone() })
     }
 
-    /// Cargo's target folder.
+    /// Cargo's target folder: the program is in `<triple>/<profile>` there, as
+    /// `.cargo/config.toml` names a target.
     pub(crate) fn target(&self) -> Result<&Path> {
-        self.program.ancestors().nth(2).context("cargo's target folder has no name")
+        self.program.ancestors().nth(3).context("cargo's target folder has no name")
     }
 
     /// The command with `arguments`.
@@ -106,10 +107,10 @@ mod tests {
     fn cargo_tells_where_the_program_is() {
         let messages = r#"
 {"reason":"compiler-artifact","target":{"name":"uniddrv"},"executable":null}
-{"reason":"compiler-artifact","target":{"name":"uniddrv"},"executable":"/t/release/uniddrv"}
+{"reason":"compiler-artifact","target":{"name":"uniddrv"},"executable":"/t/x86_64-unknown-linux-gnu/release/uniddrv"}
 {"reason":"build-finished","success":true}
 "#;
-        assert_eq!(executable(messages, "uniddrv"), Some(PathBuf::from("/t/release/uniddrv")));
+        assert_eq!(executable(messages, "uniddrv"), Some(PathBuf::from("/t/x86_64-unknown-linux-gnu/release/uniddrv")));
         assert_eq!(executable(messages, "other"), None);
     }
 }
