@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
 use crate::mapping::Mapping;
+use crate::shared::sealed_len;
 
 /// The size of a huge page, and the granule of arenas, in bytes.
 pub const HUGE_PAGE: usize = 2 << 20;
@@ -77,6 +78,19 @@ impl Arena {
         Ok(Self { fd, mapping, huge, free })
     }
 
+    /// The arena behind `fd`, which another process made as one and handed over. Which of its
+    /// bytes are in use is this process's own to say.
+    ///
+    /// # Errors
+    /// When it could still become shorter, or cannot be mapped.
+    pub fn received(fd: OwnedFd) -> Result<Self, ArenaError> {
+        let error = |action, error| ArenaError { len: 0, action, error };
+        let len = sealed_len(fd.as_fd()).map_err(|e| error("look at what was received", e))?;
+        let mapping = Mapping::populated(fd.as_fd(), 0, len).map_err(|e| error("mmap", e))?;
+        let free = Mutex::new(BTreeMap::from([(0, len)]));
+        Ok(Self { fd, mapping, huge: false, free })
+    }
+
     /// Length in bytes, a multiple of 2 MiB.
     #[expect(clippy::len_without_is_empty, reason = "an arena is never empty")]
     pub fn len(&self) -> usize {
@@ -102,6 +116,24 @@ impl Arena {
             free.insert(start + size, extent - size);
         }
         Some(start)
+    }
+
+    /// Takes the `size` bytes at `start`, if nobody has them.
+    pub(crate) fn take_at(&self, start: usize, size: usize) -> bool {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((&extent, &len)) = free.range(..=start).next_back() else { return false };
+        let before = start - extent;
+        if size == 0 || len.checked_sub(before).is_none_or(|rest| rest < size) {
+            return false;
+        }
+        free.remove(&extent);
+        if before > 0 {
+            free.insert(extent, before);
+        }
+        if len > before + size {
+            free.insert(start + size, len - before - size);
+        }
+        true
     }
 
     /// Gives back what was taken.
@@ -146,6 +178,21 @@ mod tests {
         assert_eq!(arena.len(), HUGE_PAGE);
         assert!(ftruncate(arena.fd(), 0).is_err());
         assert!(ftruncate(arena.fd(), 4 * HUGE_PAGE as u64).is_err());
+    }
+
+    #[test]
+    fn an_arena_is_received_and_its_extents_are_taken_by_place() {
+        let made = Arena::new(1).unwrap();
+        let arena = Arena::received(made.fd().try_clone_to_owned().unwrap()).unwrap();
+        assert_eq!(arena.len(), made.len());
+        assert!(arena.take_at(8192, 4096));
+        assert!(!arena.take_at(8192, 4096) && !arena.take_at(4096, 8192));
+        assert!(!arena.take_at(arena.len() - 4096, 8192) && !arena.take_at(usize::MAX, 1));
+        assert!(arena.take_at(12288, arena.len() - 12288));
+        assert_eq!(arena.take(8192), Some(0));
+        assert_eq!(arena.take(1), None);
+        arena.give_back(8192, 4096);
+        assert!(arena.take_at(8192, 4096));
     }
 
     #[test]

@@ -120,6 +120,16 @@ impl Device {
         Self { dma: DmaSpace::new(transport.clone()), transport, address }
     }
 
+    /// A device that somebody else holds and lets this process drive, with its address space.
+    pub fn held(transport: Arc<dyn Transport>, dma: Arc<DmaSpace>, address: Address) -> Self {
+        Self { transport, dma, address }
+    }
+
+    /// Its transport.
+    pub fn connection(&self) -> &Arc<dyn Transport> {
+        &self.transport
+    }
+
     /// Its address.
     pub fn address(&self) -> &Address {
         &self.address

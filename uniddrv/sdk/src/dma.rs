@@ -34,6 +34,12 @@ pub enum DmaError {
         /// The highest address that the device reaches.
         limit: u64,
     },
+    /// The arena that the device was given has no room for it.
+    #[error("no {len} bytes are left in the arena of this device")]
+    Full {
+        /// Bytes.
+        len: usize,
+    },
     /// A buffer of no bytes, or of more than any memory holds.
     #[error("{0} bytes are no size of a DMA buffer")]
     Size(usize),
@@ -55,6 +61,8 @@ struct SpaceState {
     // the device was let go, for it keeps the space in turn.
     current: Option<Arc<DmaMemory>>,
     released: bool,
+    // Whether nothing but the arena that is there can be had.
+    fixed: bool,
 }
 
 /// An arena mapped for one device. Unmapped when the last buffer in it is dropped.
@@ -97,8 +105,27 @@ impl DmaSpace {
             arenas: Vec::new(),
             current: None,
             released: false,
+            fixed: false,
         };
         Arc::new(Self { transport, state: Mutex::new(state) })
+    }
+
+    /// The address space of a device that somebody else holds, who mapped `arena` at `iova` and
+    /// maps nothing more: all buffers are cut from there.
+    pub fn of_arena(transport: Arc<dyn Transport>, arena: Arc<Arena>, iova: u64) -> Arc<Self> {
+        let space = Self::new(transport);
+        let memory = Arc::new(DmaMemory { space: space.clone(), arena, iova });
+        let mut state = lock(&space.state);
+        state.arenas.push(Arc::downgrade(&memory));
+        state.current = Some(memory);
+        state.fixed = true;
+        drop(state);
+        space
+    }
+
+    /// The memory that buffers are cut from at present.
+    pub fn current(&self) -> Option<Arc<DmaMemory>> {
+        lock(&self.state).current.clone()
     }
 
     /// From now on, only addresses that fit in `bits` bits are used.
@@ -135,6 +162,8 @@ impl DmaSpace {
         };
         let mut buffer = if let Some(buffer) = arenas.iter().find_map(|memory| memory.buffer(len)) {
             buffer
+        } else if lock(&self.state).fixed {
+            return Err(DmaError::Full { len });
         } else {
             let memory = self.map(Arc::new(Arena::new(len)?))?;
             let buffer = memory.buffer(len).ok_or(DmaError::Size(len))?;
@@ -201,6 +230,18 @@ impl DmaMemory {
         Some(DmaBuf { base, iova: self.iova + start as u64, len, memory: self.clone() })
     }
 
+    /// The buffer of `len` bytes at `offset` of the arena, a multiple of 4,096, with what it holds:
+    /// for one who knows what is there. Nothing where it is taken or outside.
+    pub fn buffer_at(self: &Arc<Self>, offset: usize, len: usize) -> Option<DmaBuf> {
+        let size = len.max(1).checked_next_multiple_of(PAGE)?;
+        if !offset.is_multiple_of(PAGE) || !self.arena.take_at(offset, size) {
+            return None;
+        }
+        // SAFETY: `take_at` saw that the extent lies in the arena, which is one mapped object.
+        let base = unsafe { self.arena.base().add(offset) };
+        Some(DmaBuf { base, iova: self.iova + offset as u64, len, memory: self.clone() })
+    }
+
     /// The address of the arena's first byte for the device.
     pub fn iova(&self) -> u64 {
         self.iova
@@ -214,6 +255,9 @@ impl DmaMemory {
 
 impl Drop for DmaMemory {
     fn drop(&mut self) {
+        if lock(&self.space.state).fixed {
+            return;
+        }
         let len = self.arena.len() as u64;
         match self.space.transport.unmap_dma(self.iova, len) {
             Ok(()) => {

@@ -8,10 +8,11 @@
 //! | [`arena`], [`dma`], [`ring`] | memory that a device may reach |
 //! | [`barrier`] | the order of memory accesses between the CPU and a device |
 //! | [`driver`], [`block`] | the traits of drivers and of the block service |
+//! | [`control`], [`shared`] | messages and memory between processes |
 //! | [`transport`] | what a transport provides; [`vfio`] and [`vfio_user`] do |
 //! | [`sysfs`] | PCI functions as Linux sees them; taking them and giving them back |
 //!
-//! Unsafe code lives in `mapping`, `window`, `dma`, `ring`, `sigbus`, `clock` and
+//! Unsafe code lives in `mapping`, `window`, `dma`, `ring`, `shared`, `sigbus`, `clock` and
 //! `vfio::ioctl` and nowhere else.
 
 pub mod address;
@@ -20,6 +21,7 @@ pub mod barrier;
 pub mod block;
 #[expect(unsafe_code)]
 pub mod clock;
+pub mod control;
 pub mod device;
 #[expect(unsafe_code)]
 pub mod dma;
@@ -29,6 +31,8 @@ pub mod interrupt;
 pub mod mapping;
 #[expect(unsafe_code)]
 pub mod ring;
+#[expect(unsafe_code)]
+pub mod shared;
 #[expect(unsafe_code)]
 pub mod sigbus;
 pub mod sysfs;

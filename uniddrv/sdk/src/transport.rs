@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::ops::{Range, RangeInclusive};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::arena::Arena;
@@ -19,6 +19,8 @@ pub enum TransportKind {
     VfioUser,
     /// A model in this process.
     Inline,
+    /// A device that the core holds for this process.
+    Held,
 }
 
 impl fmt::Display for TransportKind {
@@ -27,6 +29,7 @@ impl fmt::Display for TransportKind {
             Self::Vfio => "vfio",
             Self::VfioUser => "vfio-user",
             Self::Inline => "inline",
+            Self::Held => "held by the core",
         })
     }
 }
@@ -112,6 +115,15 @@ pub trait Transport: Send + Sync {
 
     /// Maps `range` of BAR `index`, which lies inside one of its mappable parts.
     fn map_bar(&self, index: u8, range: Range<u64>) -> Result<Arc<Mapping>, TransportError>;
+
+    /// The file by which another process maps `range` of BAR `index`, which lies inside one of its
+    /// mappable parts, and where in the file it starts.
+    fn bar_file(&self, index: u8, range: Range<u64>) -> Result<(OwnedFd, u64), TransportError> {
+        Err(TransportError::Unsupported(format!(
+            "{} has no file for {range:#x?} of BAR {index}",
+            self.kind()
+        )))
+    }
 
     /// Reads 1, 2, 4 or 8 bytes at `offset` of BAR `index`.
     fn read_bar(&self, index: u8, offset: u64, data: &mut [u8]) -> Result<(), TransportError>;

@@ -111,6 +111,19 @@ impl Vfio {
     }
 
     /// The error of an access that failed; notes when the device is gone.
+    /// Where in the device's file the mappable `range` of BAR `index` starts.
+    fn place_in_file(&self, index: u8, range: &Range<u64>) -> Result<u64, TransportError> {
+        let region = self.region(index)?;
+        let inside = |part: &Range<u64>| part.start <= range.start && range.end <= part.end;
+        if range.is_empty() || !region.mappable.iter().any(inside) {
+            return Err(TransportError::Unsupported(format!(
+                "map {range:#x?} of BAR {index}: only {:#x?} can be mapped",
+                region.mappable
+            )));
+        }
+        Ok(region.offset + range.start)
+    }
+
     fn failed(&self, action: String, error: io::Error) -> TransportError {
         let gone = match Errno::from_io_error(&error) {
             Some(Errno::NODEV | Errno::NXIO) => true,
@@ -155,20 +168,16 @@ impl Transport for Vfio {
     }
 
     fn map_bar(&self, index: u8, range: Range<u64>) -> Result<Arc<Mapping>, TransportError> {
-        let region = self.region(index)?;
-        let action = || format!("map {range:#x?} of BAR {index}");
-        let inside = |part: &Range<u64>| part.start <= range.start && range.end <= part.end;
-        if range.is_empty() || !region.mappable.iter().any(inside) {
-            return Err(TransportError::Unsupported(format!(
-                "{}: only {:#x?} can be mapped",
-                action(),
-                region.mappable
-            )));
-        }
-        let (offset, len) = (region.offset + range.start, range.end - range.start);
+        let (offset, len) = (self.place_in_file(index, &range)?, range.end - range.start);
         Mapping::of_device(self.device.as_fd(), offset, len as usize)
             .map(Arc::new)
-            .map_err(|error| self.failed(action(), error))
+            .map_err(|error| self.failed(format!("map {range:#x?} of BAR {index}"), error))
+    }
+
+    fn bar_file(&self, index: u8, range: Range<u64>) -> Result<(OwnedFd, u64), TransportError> {
+        let offset = self.place_in_file(index, &range)?;
+        let fd = self.device.as_fd().try_clone_to_owned();
+        Ok((fd.map_err(|error| self.failed("hand over the device".into(), error))?, offset))
     }
 
     fn read_bar(&self, index: u8, offset: u64, data: &mut [u8]) -> Result<(), TransportError> {

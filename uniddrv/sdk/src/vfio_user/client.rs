@@ -497,6 +497,15 @@ impl Transport for Client {
     }
 
     fn map_bar(&self, index: u8, range: Range<u64>) -> Result<Arc<Mapping>, TransportError> {
+        let len = (range.end.saturating_sub(range.start)) as usize;
+        let action = format!("map {range:#x?} of BAR {index}");
+        let (fd, offset) = self.bar_file(index, range)?;
+        Mapping::of_device(fd.as_fd(), offset, len)
+            .map(Arc::new)
+            .map_err(|error| TransportError::io(action, error))
+    }
+
+    fn bar_file(&self, index: u8, range: Range<u64>) -> Result<(OwnedFd, u64), TransportError> {
         let action = || format!("map {range:#x?} of BAR {index}");
         if let Some(reason) = self.lost() {
             return Err(TransportError::Gone { action: action(), reason });
@@ -511,10 +520,9 @@ impl Transport for Client {
             .position(inside)
             .and_then(|area| fds.get(area).or(fds.first()))
             .ok_or_else(|| TransportError::Unsupported(format!("cannot {}", action())))?;
-        let offset = region.file_offset + range.start;
-        Mapping::of_device(fd.as_fd(), offset, (range.end - range.start) as usize)
-            .map(Arc::new)
-            .map_err(|error| TransportError::io(action(), error))
+        let fd = fd.as_fd().try_clone_to_owned();
+        let fd = fd.map_err(|error| TransportError::io(action(), error))?;
+        Ok((fd, region.file_offset + range.start))
     }
 
     fn read_bar(&self, index: u8, offset: u64, data: &mut [u8]) -> Result<(), TransportError> {
