@@ -1,4 +1,12 @@
 //! The core of uniddrv: the one privileged process. It owns devices, memory,
 //! CPU cores and names, and spawns and supervises the drivers.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`config`] | the configuration file, checked whole before anything is done |
+//! | [`cpus`] | sets of CPUs |
 
 #![forbid(unsafe_code)]
+
+pub mod config;
+pub mod cpus;

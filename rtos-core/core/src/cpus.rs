@@ -1,0 +1,177 @@
+//! Sets of CPUs, as Linux writes them: `0-3,8`.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+/// The number of a CPU, below [`Cpu::LIMIT`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cpu(u32);
+
+impl Cpu {
+    /// One more than the highest number: what an affinity mask holds.
+    pub const LIMIT: u32 = rustix::thread::CpuSet::MAX_CPU as u32;
+
+    /// The CPU `number`; `None` where it is too high for an affinity mask.
+    pub const fn new(number: u32) -> Option<Self> {
+        if number < Self::LIMIT { Some(Self(number)) } else { None }
+    }
+
+    /// Its number.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Cpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A set of CPUs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cpus(BTreeSet<Cpu>);
+
+/// A text that is no list of CPUs.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no list of CPUs such as 0-3,8")]
+pub struct ParseCpusError(String);
+
+impl Cpus {
+    /// No CPU at all.
+    pub const fn new() -> Self {
+        Self(BTreeSet::new())
+    }
+
+    /// Whether `cpu` is among them.
+    pub fn contains(&self, cpu: Cpu) -> bool {
+        self.0.contains(&cpu)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Adds one.
+    pub fn insert(&mut self, cpu: Cpu) {
+        self.0.insert(cpu);
+    }
+
+    /// In ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = Cpu> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// Those in this set or in `other`.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        Self(self.0.union(&other.0).copied().collect())
+    }
+
+    /// Those in this set and not in `other`.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        Self(self.0.difference(&other.0).copied().collect())
+    }
+
+    /// Those in both.
+    #[must_use]
+    pub fn common(&self, other: &Self) -> Self {
+        Self(self.0.intersection(&other.0).copied().collect())
+    }
+
+    /// Whether every one of these is in `other`.
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.0.is_subset(&other.0)
+    }
+}
+
+impl FromIterator<Cpu> for Cpus {
+    fn from_iter<I: IntoIterator<Item = Cpu>>(cpus: I) -> Self {
+        Self(cpus.into_iter().collect())
+    }
+}
+
+impl FromStr for Cpus {
+    type Err = ParseCpusError;
+
+    /// Reads Linux's notation; space around it and an empty list are fine.
+    fn from_str(text: &str) -> Result<Self, ParseCpusError> {
+        let text = text.trim();
+        let number = |text: &str| text.parse().ok().and_then(Cpu::new);
+        let mut cpus = Self::new();
+        for part in text.split(',').filter(|_| !text.is_empty()) {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            match (number(first), number(last)) {
+                (Some(first), Some(last)) if first <= last => {
+                    cpus.0.extend((first.0..=last.0).map(Cpu));
+                }
+                _ => return Err(ParseCpusError(text.to_owned())),
+            }
+        }
+        Ok(cpus)
+    }
+}
+
+impl fmt::Display for Cpus {
+    /// The notation of Linux: ranges where there are any.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut numbers = self.0.iter().map(|cpu| cpu.0).peekable();
+        let mut separator = "";
+        while let Some(first) = numbers.next() {
+            let mut last = first;
+            while let Some(next) = numbers.next_if(|&next| next == last + 1) {
+                last = next;
+            }
+            write!(f, "{separator}{first}")?;
+            if last > first {
+                write!(f, "-{last}")?;
+            }
+            separator = ",";
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_read_and_written_as_linux_does() {
+        for (text, written, count) in [
+            ("0", "0", 1),
+            ("0-3,8\n", "0-3,8", 5),
+            ("8,1,0", "0-1,8", 3),
+            ("", "", 0),
+            ("\n", "", 0),
+            ("0-1023", "0-1023", 1024),
+        ] {
+            let cpus: Cpus = text.parse().unwrap();
+            assert_eq!((cpus.to_string().as_str(), cpus.len()), (written, count), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_is_an_error() {
+        for text in ["x", "3-1", "1-", "-1", "1,,2", ",", "1024", "0-99999999999", "1 2"] {
+            assert!(text.parse::<Cpus>().is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn sets_are_combined() {
+        let set = |text: &str| text.parse::<Cpus>().unwrap();
+        assert_eq!(set("0-3").without(&set("1,5")), set("0,2-3"));
+        assert_eq!(set("0-1").union(&set("1,5")), set("0-1,5"));
+        assert_eq!(set("0-3").common(&set("3-5")), set("3"));
+        assert!(set("1-2").is_within(&set("0-3")) && !set("3-4").is_within(&set("0-3")));
+    }
+}
