@@ -110,7 +110,10 @@ mod tests {
 {"reason":"compiler-artifact","target":{"name":"uniddrv"},"executable":"/t/x86_64-unknown-linux-gnu/release/uniddrv"}
 {"reason":"build-finished","success":true}
 "#;
-        assert_eq!(executable(messages, "uniddrv"), Some(PathBuf::from("/t/x86_64-unknown-linux-gnu/release/uniddrv")));
+        assert_eq!(
+            executable(messages, "uniddrv"),
+            Some(PathBuf::from("/t/x86_64-unknown-linux-gnu/release/uniddrv"))
+        );
         assert_eq!(executable(messages, "other"), None);
     }
 }

@@ -10,10 +10,11 @@
 //! | [`driver`], [`block`] | the traits of drivers and of the block service |
 //! | [`control`], [`shared`] | messages and memory between processes |
 //! | [`transport`] | what a transport provides; [`vfio`] and [`vfio_user`] do |
+//! | [`process`] | spawning processes into namespaces, and watching them |
 //! | [`sysfs`] | PCI functions as Linux sees them; taking them and giving them back |
 //!
-//! Unsafe code lives in `mapping`, `window`, `dma`, `ring`, `shared`, `sigbus`, `clock` and
-//! `vfio::ioctl` and nowhere else.
+//! Unsafe code lives in `mapping`, `window`, `dma`, `ring`, `shared`, `sigbus`, `clock`,
+//! `process` and `vfio::ioctl` and nowhere else.
 
 pub mod address;
 pub mod arena;
@@ -29,6 +30,8 @@ pub mod driver;
 pub mod interrupt;
 #[expect(unsafe_code)]
 pub mod mapping;
+#[expect(unsafe_code)]
+pub mod process;
 #[expect(unsafe_code)]
 pub mod ring;
 #[expect(unsafe_code)]
