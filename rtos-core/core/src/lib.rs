@@ -5,8 +5,10 @@
 //! |---|---|
 //! | [`config`] | the configuration file, checked whole before anything is done |
 //! | [`cpus`] | sets of CPUs |
+//! | [`program`] | driver programs in sealed memory |
 
 #![forbid(unsafe_code)]
 
 pub mod config;
 pub mod cpus;
+pub mod program;
