@@ -34,6 +34,12 @@ pub fn ticks_per_second() -> u64 {
     })
 }
 
+/// Nanoseconds of the system's monotonic clock, the same in all processes.
+pub fn monotonic_nanoseconds() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
+}
+
 /// A duration in ticks.
 pub fn to_ticks(duration: Duration) -> u64 {
     let ticks = duration.as_nanos().saturating_mul(ticks_per_second().into()) / 1_000_000_000;

@@ -9,6 +9,7 @@
 //! | [`barrier`] | the order of memory accesses between the CPU and a device |
 //! | [`driver`], [`block`] | the traits of drivers and of the block service |
 //! | [`control`], [`shared`] | messages and memory between processes |
+//! | [`serve`] | drivers as processes of their own |
 //! | [`transport`] | what a transport provides; [`vfio`] and [`vfio_user`] do |
 //! | [`process`] | spawning processes into namespaces, and watching them |
 //! | [`sysfs`] | PCI functions as Linux sees them; taking them and giving them back |
@@ -34,6 +35,7 @@ pub mod mapping;
 pub mod process;
 #[expect(unsafe_code)]
 pub mod ring;
+pub mod serve;
 #[expect(unsafe_code)]
 pub mod shared;
 #[expect(unsafe_code)]
