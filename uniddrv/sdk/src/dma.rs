@@ -1,10 +1,10 @@
 //! Memory that a device may reach: where it lies for the device, and who owns it when.
 
-use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::arena::{Arena, ArenaError, HUGE_PAGE};
+use crate::iova::Addresses;
 use crate::transport::{Transport, TransportError};
 
 /// Buffers start at multiples of this many bytes, for the CPU and for the device, and take
@@ -52,9 +52,7 @@ pub struct DmaSpace {
 }
 
 struct SpaceState {
-    // Start and length of what is mapped, by start.
-    used: BTreeMap<u64, u64>,
-    limit: u64,
+    addresses: Addresses,
     // Arenas that buffers are cut from. Weak: an arena lives as long as a buffer of it.
     arenas: Vec<Weak<DmaMemory>>,
     // The youngest is kept, so that a buffer freed and taken again maps nothing anew; not once
@@ -100,8 +98,7 @@ impl DmaSpace {
     /// The address space that `transport` offers.
     pub fn new(transport: Arc<dyn Transport>) -> Arc<Self> {
         let state = SpaceState {
-            used: BTreeMap::new(),
-            limit: u64::MAX,
+            addresses: Addresses::default(),
             arenas: Vec::new(),
             current: None,
             released: false,
@@ -130,7 +127,7 @@ impl DmaSpace {
 
     /// From now on, only addresses that fit in `bits` bits are used.
     pub fn limit_address_bits(&self, bits: u32) {
-        lock(&self.state).limit = u64::MAX.checked_shr(64u32.saturating_sub(bits)).unwrap_or(0);
+        lock(&self.state).addresses.limit_bits(bits);
     }
 
     /// Maps `arena` at an address of its own choice.
@@ -139,9 +136,10 @@ impl DmaSpace {
     /// When no address is left or the transport refuses.
     pub fn map(self: &Arc<Self>, arena: Arc<Arena>) -> Result<Arc<DmaMemory>, DmaError> {
         let len = arena.len();
-        let iova = self.reserve(len)?;
+        let limits = self.transport.dma_limits();
+        let iova = lock(&self.state).addresses.take(len, &limits)?;
         if let Err(error) = self.transport.map_dma(&arena, iova) {
-            lock(&self.state).used.remove(&iova);
+            lock(&self.state).addresses.give_back(iova);
             return Err(DmaError::Map { len, error });
         }
         Ok(Arc::new(DmaMemory { space: self.clone(), arena, iova }))
@@ -188,36 +186,6 @@ impl DmaSpace {
         drop(state);
         drop(former);
     }
-
-    fn reserve(&self, len: usize) -> Result<u64, DmaError> {
-        let limits = self.transport.dma_limits();
-        let align = limits.granule.max(HUGE_PAGE as u64);
-        let size = len as u64;
-        let mut state = lock(&self.state);
-        let limit = state.limit;
-        for range in &limits.ranges {
-            // Address 0 is left out: too many devices and programs take it for "none".
-            let mut start = *range.start().max(&align);
-            let end = (*range.end()).min(limit);
-            while let Some(aligned) = start.checked_next_multiple_of(align) {
-                let Some(last) = aligned.checked_add(size - 1).filter(|&last| last <= end) else {
-                    break;
-                };
-                // The mapping that starts last at or before our end is the one in the way.
-                match state.used.range(..=last).next_back() {
-                    Some((&used, &used_len)) if used + (used_len - 1) >= aligned => {
-                        let Some(next) = used.checked_add(used_len) else { break };
-                        start = next;
-                    }
-                    _ => {
-                        state.used.insert(aligned, size);
-                        return Ok(aligned);
-                    }
-                }
-            }
-        }
-        Err(DmaError::NoAddress { len, limit })
-    }
 }
 
 impl DmaMemory {
@@ -261,7 +229,7 @@ impl Drop for DmaMemory {
         let len = self.arena.len() as u64;
         match self.space.transport.unmap_dma(self.iova, len) {
             Ok(()) => {
-                lock(&self.space.state).used.remove(&self.iova);
+                lock(&self.space.state).addresses.give_back(self.iova);
             }
             // The address stays taken: the device may still reach what was mapped there.
             Err(error) => tracing::debug!(%error, iova = self.iova, "DMA memory stays mapped"),

@@ -6,6 +6,7 @@
 //! | [`device`] | a device: configuration space, BARs, interrupts, DMA memory |
 //! | [`window`] | register access, mapped or trapped |
 //! | [`arena`], [`dma`], [`ring`] | memory that a device may reach |
+//! | [`iova`] | where it lies for the device |
 //! | [`barrier`] | the order of memory accesses between the CPU and a device |
 //! | [`driver`], [`block`] | the traits of drivers and of the block service |
 //! | [`control`], [`shared`] | messages and memory between processes |
@@ -29,6 +30,7 @@ pub mod device;
 pub mod dma;
 pub mod driver;
 pub mod interrupt;
+pub mod iova;
 #[expect(unsafe_code)]
 pub mod mapping;
 #[expect(unsafe_code)]

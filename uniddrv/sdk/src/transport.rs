@@ -156,6 +156,12 @@ pub trait Transport: Send + Sync {
 
     /// Why the device is gone, once it is: reads return all ones from then on.
     fn lost(&self) -> Option<String>;
+
+    /// The file on which the end of the device shows as a hang-up (poll it for RDHUP): nothing
+    /// where only [`lost`](Self::lost) or an interrupt tells.
+    fn hang_up(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 #[cfg(test)]

@@ -105,7 +105,7 @@ impl Sysfs {
     }
 
     /// The driver that has the device at this moment.
-    pub(super) fn driver(&self, address: PciAddress) -> Option<String> {
+    pub fn driver(&self, address: PciAddress) -> Option<String> {
         tree::link_name(&self.device_folder(address).join("driver"))
     }
 
@@ -116,7 +116,7 @@ impl Sysfs {
     }
 
     /// The IOMMU group. One that VFIO made up without an IOMMU does not count.
-    pub(super) fn iommu_group(&self, address: PciAddress) -> Option<u32> {
+    pub fn iommu_group(&self, address: PciAddress) -> Option<u32> {
         let link = self.device_folder(address).join("iommu_group");
         let group = tree::link_name(&link)?.parse().ok()?;
         let name = self.path(format!("sys/kernel/iommu_groups/{group}/name"));
@@ -124,7 +124,7 @@ impl Sysfs {
     }
 
     /// The other devices of the IOMMU group.
-    fn group_members(&self, address: PciAddress) -> Vec<PciAddress> {
+    pub fn group_members(&self, address: PciAddress) -> Vec<PciAddress> {
         let folder = self.device_folder(address).join("iommu_group/devices");
         tree::entries(&folder)
             .iter()

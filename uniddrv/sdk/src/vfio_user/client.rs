@@ -622,6 +622,10 @@ impl Transport for Client {
         }
         self.lost.get().cloned()
     }
+
+    fn hang_up(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.channel.as_fd())
+    }
 }
 
 /// Connects to the socket `path`, at latest at `deadline`.
