@@ -74,8 +74,9 @@ impl Side {
     }
 }
 
-/// Says that `side` is about to sleep. It has to look at its rings once more before it does:
-/// whoever published before this was seen finds no reason to wake it.
+/// Says that `side` is about to sleep. It has to look once more before it does at whatever it
+/// could be woken for (the rings, [`closed`], [`epoch`], [`renewed`]): whoever changed that before
+/// this was seen finds no reason to wake it.
 pub fn announce_sleep(words: &impl Words, side: Side) {
     words.store(side.word(), 1, Ordering::Relaxed);
     words.fence();
@@ -86,7 +87,8 @@ pub fn awake(words: &impl Words, side: Side) {
     words.store(side.word(), 0, Ordering::Relaxed);
 }
 
-/// Whether `side` has to be woken; asked after publishing what it should see.
+/// Whether `side` has to be woken; asked after publishing, or otherwise saying, what it should
+/// see.
 #[inline]
 pub fn must_wake(words: &impl Words, side: Side) -> bool {
     words.fence();
@@ -99,7 +101,8 @@ pub fn says_it_sleeps(words: &impl Words, side: Side) -> bool {
     words.load(side.word(), Ordering::Relaxed) != 0
 }
 
-/// Tells the client that the queue has ended: the core's to say. `reason` is not 0.
+/// Tells the client that the queue has ended: the core's to say, which wakes it next. `reason` is
+/// not 0.
 pub fn close(words: &impl Words, reason: u32) {
     words.store(CLOSED, reason.max(1).into(), Ordering::Release);
 }
@@ -110,26 +113,32 @@ pub fn closed(words: &impl Words) -> u32 {
     words.load(CLOSED, Ordering::Relaxed) as u32
 }
 
-/// Starts the rings over, the driver's part: its indices are 0 again, and the client is asked
-/// to start over too and to submit again what it has not seen completed. For a successor that
-/// cannot use what its predecessor left. The driver takes nothing before [`renewed`].
+/// Starts the rings over, the driver's part: for a successor that cannot use what its predecessor
+/// left. The driver's own indices are 0 again; the client is asked to start over too, and to submit
+/// again what it has not seen completed. It may sleep, so it is woken if [`must_wake`] says so.
+///
+/// Nothing but the epoch changes here, so until it follows the client finds its rings as they were.
+/// The driver neither takes nor posts nor publishes anything before [`renewed`]; nor does another
+/// driver that adopts from this one, so every driver asks that before it begins with a queue.
 pub fn renew(words: &impl Words) {
-    words.store(SUBMISSION_HEAD, 0, Ordering::Relaxed);
-    words.store(COMPLETION_TAIL, 0, Ordering::Relaxed);
     let epoch = words.load(EPOCH, Ordering::Relaxed) as u32;
     words.store(EPOCH, epoch.wrapping_add(1).into(), Ordering::Release);
 }
 
-/// The epoch that the driver is in.
+/// The epoch that the driver is in. A client that finds an index that cannot be looks here before
+/// it calls the driver hostile.
 #[inline]
 pub fn epoch(words: &impl Words) -> u32 {
     words.load(EPOCH, Ordering::Acquire) as u32
 }
 
-/// Follows the driver into `epoch`, the client's part: its indices are 0 again.
+/// Follows the driver into `epoch`, the client's part: all indices are 0 again, the driver's too,
+/// which it leaves alone until then. The driver may sleep, so it is woken if [`must_wake`] says
+/// so.
 pub fn follow(words: &impl Words, epoch: u32) {
-    words.store(SUBMISSION_TAIL, 0, Ordering::Relaxed);
-    words.store(COMPLETION_HEAD, 0, Ordering::Relaxed);
+    for index in [SUBMISSION_TAIL, SUBMISSION_HEAD, COMPLETION_TAIL, COMPLETION_HEAD] {
+        words.store(index, 0, Ordering::Relaxed);
+    }
     words.store(CLIENT_EPOCH, epoch.into(), Ordering::Release);
 }
 
@@ -139,3 +148,6 @@ pub fn renewed(words: &impl Words) -> bool {
     words.load(CLIENT_EPOCH, Ordering::Acquire) as u32
         == words.load(EPOCH, Ordering::Relaxed) as u32
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,11 @@
 //! and the capacity privately, a cached copy of the other side's index, and copies entries out
 //! before use. So whatever the peer writes, this side stays within the ring and can tell an index
 //! that cannot be.
+//!
+//! A side whose process died is followed by another that starts `at` the index that the ledger
+//! has. Its predecessor may not have come to saying that index, or to filling the positions before
+//! it: the successor fills what is still wanted of them ([`Producer::refill`]), and its first
+//! `publish` says the index in any case.
 
 use core::sync::atomic::Ordering;
 
@@ -42,6 +47,8 @@ pub struct Producer<W, const N: usize> {
     /// The next position to fill; published up to `published`.
     tail: u32,
     published: u32,
+    /// Whether this side has said its index at all.
+    said: bool,
     /// The consumer's index as of the last look.
     head: u32,
 }
@@ -54,6 +61,8 @@ pub struct Consumer<W, const N: usize> {
     /// The next position to take; published up to `published`.
     head: u32,
     published: u32,
+    /// Whether this side has said its index at all.
+    said: bool,
     /// The producer's index as of the last look.
     tail: u32,
 }
@@ -76,7 +85,7 @@ impl<W: Words, const N: usize> Producer<W, N> {
         assert!(checked(&layout, words.count(), N), "a ring outside its memory: {layout:?}");
         // Full, until the consumer's index is looked at.
         let head = at.wrapping_sub(layout.capacity);
-        Self { words, layout, tail: at, published: at, head }
+        Self { words, layout, tail: at, published: at, said: false, head }
     }
 
     /// The position that the next entry gets.
@@ -92,7 +101,8 @@ impl<W: Words, const N: usize> Producer<W, N> {
     #[inline]
     pub fn room(&mut self, wanted: u32) -> Result<u32, HostileIndex> {
         let capacity = self.layout.capacity;
-        let known = capacity - self.tail.wrapping_sub(self.head);
+        // More was pushed than there was room for where the caller broke his word.
+        let known = capacity.saturating_sub(self.tail.wrapping_sub(self.head));
         if known >= wanted {
             return Ok(known);
         }
@@ -101,33 +111,53 @@ impl<W: Words, const N: usize> Producer<W, N> {
         // It never goes back, nor past what was published.
         let before = self.tail.wrapping_sub(self.head);
         let unpublished = self.tail.wrapping_sub(self.published);
-        if theirs > u64::from(u32::MAX) || filled > before || filled < unpublished {
+        let possible = unpublished..=before;
+        if theirs > u64::from(u32::MAX) || !possible.contains(&filled) {
             return Err(HostileIndex { theirs, ours: self.tail, capacity });
         }
         self.head = theirs as u32;
-        Ok(capacity - filled)
+        Ok(capacity.saturating_sub(filled))
     }
 
     /// Fills the next position. The consumer sees it after [`publish`](Self::publish). The caller
     /// knows that there is [`room`](Self::room): else an entry that was not taken is lost.
     #[inline]
     pub fn push(&mut self, entry: [u64; N]) {
-        let index = (self.tail & (self.layout.capacity - 1)) as usize;
+        self.fill(self.tail, entry);
+        self.tail = self.tail.wrapping_add(1);
+    }
+
+    /// Fills once more a position that a predecessor counted as filled but may have died before
+    /// filling, or before the consumer saw it. The entry is the same each time; a consumer that
+    /// has taken it already is not bothered.
+    ///
+    /// # Panics
+    /// When `position` is not among the `capacity` positions before [`position`](Self::position).
+    pub fn refill(&mut self, position: u32, entry: [u64; N]) {
+        let back = self.tail.wrapping_sub(position);
+        assert!((1..=self.layout.capacity).contains(&back), "{back} positions back");
+        self.fill(position, entry);
+    }
+
+    #[inline]
+    fn fill(&self, position: u32, entry: [u64; N]) {
+        let index = (position & (self.layout.capacity - 1)) as usize;
         let base = self.layout.entries + index * N;
         for (offset, word) in entry.into_iter().enumerate() {
             self.words.store(base + offset, word, Ordering::Relaxed);
         }
-        self.tail = self.tail.wrapping_add(1);
     }
 
-    /// Makes visible what was pushed. Whether there was anything.
+    /// Makes visible what was pushed. Whether there was anything; the first time, which may say
+    /// what a predecessor could not, always so.
     #[inline]
     pub fn publish(&mut self) -> bool {
-        if self.published == self.tail {
+        if self.said && self.published == self.tail {
             return false;
         }
         self.words.store(self.layout.tail, self.tail.into(), Ordering::Release);
         self.published = self.tail;
+        self.said = true;
         true
     }
 
@@ -144,7 +174,7 @@ impl<W: Words, const N: usize> Consumer<W, N> {
     /// When the layout does not lie in `words`, or the capacity is no power of two.
     pub fn new(words: W, layout: Layout, at: u32) -> Self {
         assert!(checked(&layout, words.count(), N), "a ring outside its memory: {layout:?}");
-        Self { words, layout, head: at, published: at, tail: at }
+        Self { words, layout, head: at, published: at, said: false, tail: at }
     }
 
     /// The position of the next entry.
@@ -202,14 +232,16 @@ impl<W: Words, const N: usize> Consumer<W, N> {
         Some(entry)
     }
 
-    /// Gives the positions of what was popped back to the producer. Whether there were any.
+    /// Gives the positions of what was popped back to the producer. Whether there were any; the
+    /// first time, which may say what a predecessor could not, always so.
     #[inline]
     pub fn publish(&mut self) -> bool {
-        if self.published == self.head {
+        if self.said && self.published == self.head {
             return false;
         }
         self.words.store(self.layout.head, self.head.into(), Ordering::Release);
         self.published = self.head;
+        self.said = true;
         true
     }
 
@@ -218,3 +250,6 @@ impl<W: Words, const N: usize> Consumer<W, N> {
         &self.words
     }
 }
+
+#[cfg(test)]
+mod tests;
