@@ -49,14 +49,16 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 use uniddrv::Address;
+use uniddrv::peer::Peer;
 
 pub use accounts::Accounts;
-pub use allow::{Allow, Grant, Limits, Rights, Who};
+pub use allow::{Allow, Grant, Limits, Who};
 pub use device::{DeviceConfig, Idle, Restart, Which};
 pub use driver::{DriverChoice, DriverName};
 pub use error::{ConfigError, LoadError, Place, Problem};
 pub use machine::Machine;
 pub use name::{DISK, Name, Pattern};
+pub use uniddrv_abi::message::Rights;
 pub use values::{ByteSize, Depth, Priority, Time};
 
 use crate::cpus::{Cpu, Cpus};
@@ -156,17 +158,17 @@ impl Config {
         Ok(Self { warnings: sorted(source.warnings), ..config })
     }
 
-    /// What a process with these credentials may do with `name`: what the first entry says that
-    /// fits; else everything for root and for the user that runs the core, and nothing for others.
-    pub fn grant(&self, name: &Name, uid: u32, gid: u32) -> Option<Grant> {
-        let entry = self.allow.iter().find(|entry| entry.fits(name, uid, gid));
+    /// What `peer` may do with `name`: what the first entry says that fits; else everything for
+    /// root and for the user that runs the core, and nothing for others.
+    pub fn grant(&self, name: &Name, peer: &Peer) -> Option<Grant> {
+        let entry = self.allow.iter().find(|entry| entry.fits(name, peer));
         let all = Grant { rights: Rights::Write, limits: Limits::NONE };
-        entry.map(|entry| entry.grant).or_else(|| self.rules(uid).then_some(all))
+        entry.map(|entry| entry.grant).or_else(|| self.rules(peer).then_some(all))
     }
 
-    /// Whether a user may give the core orders: root, and the user that runs it.
-    pub fn rules(&self, uid: u32) -> bool {
-        uid == 0 || uid == self.owner
+    /// Whether `peer` may give the core orders: root, and the user that runs it.
+    pub fn rules(&self, peer: &Peer) -> bool {
+        peer.uid == 0 || peer.uid == self.owner
     }
 
     /// The CPUs that drivers run on.

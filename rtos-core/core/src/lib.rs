@@ -5,10 +5,14 @@
 //! |---|---|
 //! | [`config`] | the configuration file, checked whole before anything is done |
 //! | [`cpus`] | sets of CPUs |
+//! | [`socket`] | where clients come to, and who they are |
+//! | [`notify`] | what systemd is told |
 //! | [`program`] | driver programs in sealed memory |
 
 #![forbid(unsafe_code)]
 
 pub mod config;
 pub mod cpus;
+pub mod notify;
 pub mod program;
+pub mod socket;

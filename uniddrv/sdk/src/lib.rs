@@ -11,12 +11,13 @@
 //! | [`driver`], [`block`] | the traits of drivers and of the block service |
 //! | [`control`], [`shared`] | messages and memory between processes |
 //! | [`serve`] | drivers as processes of their own |
+//! | [`peer`] | who is at the other end of a socket |
 //! | [`transport`] | what a transport provides; [`vfio`] and [`vfio_user`] do |
 //! | [`process`] | spawning processes into namespaces, and watching them |
 //! | [`sysfs`] | PCI functions as Linux sees them; taking them and giving them back |
 //!
 //! Unsafe code lives in `mapping`, `window`, `dma`, `ring`, `shared`, `sigbus`, `clock`,
-//! `process` and `vfio::ioctl` and nowhere else.
+//! `peer`, `process` and `vfio::ioctl` and nowhere else.
 
 pub mod address;
 pub mod arena;
@@ -35,6 +36,7 @@ pub mod iova;
 pub mod mapping;
 #[expect(unsafe_code)]
 pub mod process;
+pub mod peer;
 #[expect(unsafe_code)]
 pub mod ring;
 pub mod serve;

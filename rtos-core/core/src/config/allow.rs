@@ -1,12 +1,12 @@
 //! `[[allow]]`: who may open which name, with which rights and limits.
 
-use std::collections::BTreeSet;
-
 use super::error::{Place, Problem};
 use super::machine::Machine;
 use super::name::{Name, Pattern};
 use super::source::{Section, Source};
 use super::values::ByteSize;
+use uniddrv::peer::Peer;
+use uniddrv_abi::message::{self, Rights};
 
 pub(super) const NAME: &str = "[[allow]]";
 pub(super) const KEYS: &[&str] = &[
@@ -41,19 +41,14 @@ pub struct Allow {
 }
 
 /// Who may open a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
     /// Every user of the machine: `user = "*"`.
     Everyone,
     /// A user.
     User(u32),
-    /// A group: processes whose own group it is, and those of its members.
-    Group {
-        /// Its number.
-        gid: u32,
-        /// Its members when the configuration was read.
-        members: BTreeSet<u32>,
-    },
+    /// The processes that are in a group.
+    Group(u32),
 }
 
 /// What somebody may do with a name.
@@ -65,15 +60,6 @@ pub struct Grant {
     pub limits: Limits,
 }
 
-/// What may be done with a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rights {
-    /// Reading.
-    Read,
-    /// Reading and everything that changes data.
-    Write,
-}
-
 /// How much one client may have or do. `None`: no limit but the driver's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -83,7 +69,7 @@ pub struct Limits {
     pub iops: Option<u64>,
     /// Bytes a second, read and written together.
     pub bytes_per_second: Option<ByteSize>,
-    /// Queues.
+    /// Queues, 1 to 16.
     pub queues: Option<u16>,
     /// Memory of its arena.
     pub memory: Option<ByteSize>,
@@ -101,23 +87,33 @@ impl Limits {
         memory: None,
         weight: 100,
     };
+
+    /// As the driver is told; what is not in it (queues, memory) is the core's to enforce.
+    pub fn for_driver(&self) -> message::Limits {
+        message::Limits {
+            in_flight: self.in_flight.map_or(0, u32::from),
+            iops: self.iops.unwrap_or(0),
+            bytes_per_second: self.bytes_per_second.map_or(0, ByteSize::bytes),
+            weight: self.weight,
+        }
+    }
 }
 
 impl Who {
-    /// Whether a process with these credentials is meant.
-    pub fn includes(&self, uid: u32, gid: u32) -> bool {
-        match self {
+    /// Whether `peer` is meant.
+    pub fn includes(&self, peer: &Peer) -> bool {
+        match *self {
             Self::Everyone => true,
-            Self::User(user) => *user == uid,
-            Self::Group { gid: group, members } => *group == gid || members.contains(&uid),
+            Self::User(uid) => uid == peer.uid,
+            Self::Group(gid) => peer.is_in(gid),
         }
     }
 }
 
 impl Allow {
-    /// Whether it is for a process with these credentials that opens `name`.
-    pub fn fits(&self, name: &Name, uid: u32, gid: u32) -> bool {
-        self.who.includes(uid, gid) && self.pattern.covers(name)
+    /// Whether it is for `peer` and `name`.
+    pub fn fits(&self, name: &Name, peer: &Peer) -> bool {
+        self.who.includes(peer) && self.pattern.covers(name)
     }
 
     /// Whether whatever fits `other` fits this.
@@ -156,7 +152,6 @@ pub(super) fn read(
 }
 
 fn who(section: &Section<'_, '_>, machine: &Machine, source: &mut Source<'_>) -> Option<Who> {
-    let group = |gid| Who::Group { gid, members: machine.accounts.members(gid) };
     // All ones is "no change" to chown and its like, and nobody's number.
     let number = u64::from(u32::MAX - 1);
     let user = section.get("user", source, |found| match found.string()? {
@@ -164,10 +159,10 @@ fn who(section: &Section<'_, '_>, machine: &Machine, source: &mut Source<'_>) ->
         name => machine.accounts.uid(name).map(Who::User).ok_or(Problem::NoUser),
     });
     let named_group = section.get("group", source, |found| {
-        machine.accounts.gid(found.string()?).map(group).ok_or(Problem::NoGroup)
+        machine.accounts.gid(found.string()?).map(Who::Group).ok_or(Problem::NoGroup)
     });
     let uid = section.get("uid", source, |found| Ok(Who::User(found.integer(0, number)? as u32)));
-    let gid = section.get("gid", source, |found| Ok(group(found.integer(0, number)? as u32)));
+    let gid = section.get("gid", source, |found| Ok(Who::Group(found.integer(0, number)? as u32)));
     let given: Vec<_> =
         ["user", "group", "uid", "gid"].into_iter().filter(|key| section.has(key)).collect();
     match given.as_slice() {
@@ -188,7 +183,7 @@ fn limits(section: &Section<'_, '_>, source: &mut Source<'_>) -> Limits {
     let mut number = |key, most| section.get(key, source, |found| found.integer(1, most));
     let in_flight = number("in_flight", u64::from(u16::MAX)).map(|number| number as u16);
     let iops = number("iops", 1_000_000_000);
-    let queues = number("queues", 64).map(|number| number as u16);
+    let queues = number("queues", 16).map(|number| number as u16);
     let weight = number("weight", 1000).map_or(Limits::NONE.weight, |number| number as u32);
     let mut size = |key, least| {
         section.get(key, source, |found| {

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use uniddrv::{Address, Match};
+use uniddrv_abi::message::Settings;
 
 use super::driver::{DriverChoice, DriverName};
 use super::error::{Place, Problem};
@@ -130,6 +131,20 @@ impl DeviceConfig {
             realtime: None,
             depth: Depth::DEFAULT,
             restart: Restart::default(),
+        }
+    }
+
+    /// As the driver is told.
+    pub fn settings(&self) -> Settings {
+        let spin = match self.idle {
+            Idle::Sleep { spin } => spin,
+            Idle::Poll => Duration::ZERO,
+        };
+        Settings {
+            depth: self.depth.get().into(),
+            timeout_ms: self.timeout.as_millis() as u64,
+            sleep: self.sleeps(),
+            spin_us: spin.as_micros() as u64,
         }
     }
 

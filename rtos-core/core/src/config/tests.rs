@@ -188,6 +188,18 @@ fn every_key_is_read() {
         weight: 200,
     };
     assert_eq!(config.allow[0].grant, Grant { rights: Rights::Write, limits });
+    let told = uniddrv_abi::message::Limits {
+        in_flight: 64,
+        iops: 1000,
+        bytes_per_second: 100 << 20,
+        weight: 200,
+    };
+    assert_eq!(limits.for_driver(), told);
+    assert_eq!(Limits::NONE.for_driver().in_flight, 0, "no limit");
+    let settings = first.settings();
+    assert_eq!((settings.depth, settings.timeout_ms), (1023, 5000));
+    assert!(settings.sleep && settings.spin_us == 2000);
+    assert!(!second.settings().sleep);
     assert_eq!(config.allow[1].grant, Grant { rights: Rights::Read, limits: Limits::NONE });
 }
 
@@ -195,20 +207,25 @@ fn every_key_is_read() {
 fn the_first_entry_that_fits_decides() {
     let config = good(FULL);
     let rights = |name: &str, uid, gid| {
-        config.grant(&name.parse().unwrap(), uid, gid).map(|grant| grant.rights)
+        config.grant(&name.parse().unwrap(), &peer(uid, gid, &[])).map(|grant| grant.rights)
     };
     let (read, write) = (Some(Rights::Read), Some(Rights::Write));
     assert_eq!(rights("nvme:0/ns1", 1000, 100), write, "ann");
     assert_eq!(rights("nvme:0/ns2", 1000, 100), None, "another namespace");
-    assert_eq!(rights("nvme:0/ns2", 1001, 101), read, "bob is in the group");
     assert_eq!(rights("nvme:0/ns2", 3000, 6), read, "it is this process's group");
+    let bob = config.grant(&"nvme:0/ns2".parse().unwrap(), &peer(1001, 101, &[4, 6]));
+    assert_eq!(bob.map(|grant| grant.rights), read, "bob is in the group");
     assert_eq!(rights("nvme:7/ns2", 4000, 1), write, "disk: covers nvme:");
-    assert_eq!(rights("net:0", 1001, 101), write, "by the number of a group that has a name");
+    assert_eq!(rights("net:0", 1001, 6), write, "by the number of a group that has a name");
     assert_eq!(rights("nvme:9/ns1", 7777, 7777), read, "everyone");
     assert_eq!(rights("nvme:5/ns1", 7777, 7777), None);
     assert_eq!(rights("nvme:5/ns1", 500, 500), write, "who runs the core");
     assert_eq!(rights("nvme:5/ns1", 0, 0), write, "root");
     assert_eq!(rights("nvme:9/ns1", 0, 0), read, "an entry fits root, too");
+}
+
+fn peer(uid: u32, gid: u32, groups: &[u32]) -> Peer {
+    Peer { process: None, uid, gid, groups: groups.to_vec() }
 }
 
 #[test]
@@ -217,9 +234,11 @@ fn without_a_configuration_only_its_user_and_root_may_open() {
     assert_eq!(good(""), config);
     let name: Name = "nvme:0/ns1".parse().unwrap();
     let all = Grant { rights: Rights::Write, limits: Limits::NONE };
-    assert_eq!(config.grant(&name, 500, 500), Some(all));
-    assert_eq!(config.grant(&name, 0, 0), Some(all));
-    assert_eq!(config.grant(&name, 1000, 0), None, "root's group is not root");
+    assert_eq!(config.grant(&name, &peer(500, 500, &[])), Some(all));
+    assert_eq!(config.grant(&name, &peer(0, 0, &[])), Some(all));
+    assert_eq!(config.grant(&name, &peer(1000, 0, &[0])), None, "root's group is not root");
+    assert!(config.rules(&peer(500, 1, &[])) && config.rules(&peer(0, 0, &[])));
+    assert!(!config.rules(&peer(1000, 0, &[0])));
     assert_eq!(config.core.socket, Path::new("/run/user/500/uniddrv/core.sock"));
     assert_eq!(config.core.drivers, Path::new("/opt/uniddrv/bin"));
     assert!(config.core.require_sandbox && config.core.huge_pages);
@@ -481,7 +500,7 @@ fn names_rights_and_limits_of_an_entry_are_checked() {
         ("in_flight = 65536", "5:13 65536"),
         ("iops = 0", "5:8 0"),
         ("bytes_per_second = \"1k\"", "5:20 \"1k\""),
-        ("queues = 65", "5:10 65"),
+        ("queues = 17", "5:10 17"),
         ("memory = \"4k\"", "5:10 \"4k\""),
         ("weight = 1001", "5:10 1001"),
     ] {
