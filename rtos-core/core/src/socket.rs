@@ -240,7 +240,8 @@ fn make_folder(socket: &Path) -> Result<(), SocketError> {
     match DirBuilder::new().mode(0o755).create(folder) {
         // Clients of other users must get through, whatever the umask.
         Ok(()) => {
-            fs::set_permissions(folder, Permissions::from_mode(0o755)).map_err(failed("open up"))?
+            fs::set_permissions(folder, Permissions::from_mode(0o755))
+                .map_err(failed("open up"))?;
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(failed("make the folder")(error)),

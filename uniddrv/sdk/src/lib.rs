@@ -35,8 +35,9 @@ pub mod iova;
 #[expect(unsafe_code)]
 pub mod mapping;
 #[expect(unsafe_code)]
-pub mod process;
 pub mod peer;
+#[expect(unsafe_code)]
+pub mod process;
 #[expect(unsafe_code)]
 pub mod ring;
 pub mod serve;
