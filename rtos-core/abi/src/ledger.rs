@@ -13,6 +13,14 @@
 //!
 //! A successor therefore needs nothing that a client could have written to.
 
+mod counts;
+mod slot;
+mod suspect;
+
+pub use counts::{BUCKETS, Count, bucket, bucket_start};
+pub use slot::{Slot, State};
+pub use suspect::Breadcrumb;
+
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::queue::MAX_DEPTH;
@@ -27,8 +35,6 @@ pub const SLOTS: usize = 1024;
 pub const QUEUES: usize = 64;
 /// Words that belong to the driver of a kind of device.
 pub const DEVICE_WORDS: usize = 1024;
-/// Buckets of a latency histogram.
-pub const BUCKETS: usize = 256;
 /// The most bytes of a driver's last words.
 pub const LAST_WORDS: usize = 63 * 8;
 
@@ -78,83 +84,6 @@ pub enum Phase {
     Running = 2,
     /// Its driver stopped at a clean point, to be followed by another.
     Quiesced = 3,
-}
-
-/// The life of a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum State {
-    /// Nobody's.
-    Free = 0,
-    /// Holds a request that the device was not given yet.
-    Taken = 1,
-    /// The device has it, or will once its doorbell is rung.
-    Submitted = 2,
-    /// It has ended; its completion may not have been posted yet.
-    Done = 3,
-}
-
-/// What a slot holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slot {
-    /// Its state.
-    pub state: State,
-    /// The client queue that the request came from, below [`QUEUES`].
-    pub queue: u8,
-    /// The identifier under which the device has it; kept when free, so that the next differs.
-    pub cid: u16,
-    /// How it ended, once done ([`Outcome::to_bits`](crate::block::Outcome::to_bits)).
-    pub outcome: u32,
-    /// The entry of the submission ring.
-    pub request: [u64; 4],
-    /// Its position in the submission ring.
-    pub position: u32,
-    /// The position of its completion in the completion ring, once done.
-    pub posted: u32,
-    /// Where the device has it: of the driver's own meaning.
-    pub device: u64,
-    /// When it was taken, in ticks of the CPU.
-    pub taken: u64,
-}
-
-/// The request being worked on: a client queue and a position in its submission ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Breadcrumb {
-    /// The client queue.
-    pub queue: u8,
-    /// The position.
-    pub position: u32,
-}
-
-impl Breadcrumb {
-    const fn to_bits(self) -> u64 {
-        1 << 63 | (self.queue as u64) << 32 | self.position as u64
-    }
-
-    const fn from_bits(bits: u64) -> Option<Self> {
-        if bits >> 63 == 0 {
-            return None;
-        }
-        Some(Self { queue: (bits >> 32) as u8, position: bits as u32 })
-    }
-}
-
-/// A count that is kept for each client queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Count {
-    /// Requests that ended, successfully or not.
-    Ios = 8,
-    /// Bytes read.
-    BytesRead = 9,
-    /// Bytes written.
-    BytesWritten = 10,
-    /// Requests that failed.
-    Errors = 11,
-    /// Requests in flight, as of the last poll.
-    InFlight = 12,
-    /// Requests that had to wait for a limit.
-    Throttled = 13,
 }
 
 /// A ledger in shared words.
@@ -250,7 +179,7 @@ impl<W: Words> Ledger<W> {
     /// control socket.
     #[inline]
     pub fn attention(&self) -> u64 {
-        self.words.load(ATTENTION, Relaxed)
+        self.words.load(ATTENTION, Acquire)
     }
 
     /// Has the driver look at its control socket: the core's to call, after sending.
@@ -258,38 +187,6 @@ impl<W: Words> Ledger<W> {
         let count = self.get(ATTENTION).wrapping_add(1);
         self.words.store(ATTENTION, count, Release);
         self.words.fence();
-    }
-
-    /// The request being worked on.
-    pub fn breadcrumb(&self) -> Option<Breadcrumb> {
-        Breadcrumb::from_bits(self.get(BREADCRUMB))
-    }
-
-    /// Says which request is worked on.
-    #[inline]
-    pub fn set_breadcrumb(&self, breadcrumb: Option<Breadcrumb>) {
-        let bits = match breadcrumb {
-            Some(breadcrumb) => breadcrumb.to_bits(),
-            None => 0,
-        };
-        self.words.store(BREADCRUMB, bits, Release);
-    }
-
-    /// The request that was worked on at the last deaths by fault or hang, and at how many in a
-    /// row.
-    pub fn suspect(&self) -> (Option<Breadcrumb>, u64) {
-        (Breadcrumb::from_bits(self.get(SUSPECT)), self.get(SUSPICIONS))
-    }
-
-    /// Counts a death by fault or hang against the request that was being worked on. At how many
-    /// in a row it was.
-    pub fn suspect_breadcrumb(&self) -> u64 {
-        let bits = self.get(BREADCRUMB);
-        let same = bits >> 63 != 0 && bits == self.get(SUSPECT);
-        let count = if same { self.get(SUSPICIONS).saturating_add(1) } else { bits >> 63 };
-        self.set(SUSPECT, bits);
-        self.set(SUSPICIONS, count);
-        count
     }
 
     /// When the last adoption began and ended and its first completion was posted, in
@@ -340,7 +237,7 @@ impl<W: Words> Ledger<W> {
     /// For tests of recovery: the step at which the driver is to end, how, and after how many
     /// passes (0: none).
     pub fn armed(&self) -> (u64, u64) {
-        (self.words.load(ARMED, Relaxed), self.words.load(ARMED_COUNT, Relaxed))
+        (self.get(ARMED), self.get(ARMED_COUNT))
     }
 
     /// For tests of recovery: see [`armed`](Self::armed).
@@ -440,249 +337,13 @@ impl<W: Words> Ledger<W> {
         }
     }
 
-    /// A count of client queue `queue`.
-    ///
-    /// # Panics
-    /// When there is no such queue.
-    pub fn count(&self, queue: u8, count: Count) -> u64 {
-        assert!(usize::from(queue) < QUEUES);
-        self.words.load(QUEUE + usize::from(queue) * QUEUE_WORDS + count as usize, Relaxed)
-    }
-
-    /// Adds to a count of client queue `queue`.
-    ///
-    /// # Panics
-    /// When there is no such queue.
-    #[inline]
-    pub fn add_count(&self, queue: u8, count: Count, value: u64) {
-        assert!(usize::from(queue) < QUEUES);
-        self.add(QUEUE + usize::from(queue) * QUEUE_WORDS + count as usize, value);
-    }
-
-    /// Sets a count of client queue `queue`.
-    ///
-    /// # Panics
-    /// When there is no such queue.
-    #[inline]
-    pub fn set_count(&self, queue: u8, count: Count, value: u64) {
-        assert!(usize::from(queue) < QUEUES);
-        let word = QUEUE + usize::from(queue) * QUEUE_WORDS + count as usize;
-        self.words.store(word, value, Relaxed);
-    }
-
-    /// Counts a latency of `ticks` of the CPU.
-    ///
-    /// # Panics
-    /// When there is no such queue.
-    #[inline]
-    pub fn count_latency(&self, queue: u8, ticks: u64) {
-        assert!(usize::from(queue) < QUEUES);
-        self.add(HISTOGRAM + usize::from(queue) * BUCKETS + bucket(ticks), 1);
-    }
-
-    /// The latency histogram of client queue `queue`: how many were in each bucket.
-    ///
-    /// # Panics
-    /// When there is no such queue.
-    pub fn latencies(&self, queue: u8) -> Vec<u64> {
-        assert!(usize::from(queue) < QUEUES);
-        let start = HISTOGRAM + usize::from(queue) * BUCKETS;
-        (start..start + BUCKETS).map(|word| self.words.load(word, Relaxed)).collect()
-    }
-
-    /// Fills slot `slot` with a request of client queue `queue`, at `position` of its ring.
-    ///
-    /// # Panics
-    /// When there is no such slot.
-    #[inline]
-    pub fn take(
-        &self,
-        slot: usize,
-        queue: u8,
-        cid: u16,
-        position: u32,
-        request: [u64; 4],
-        now: u64,
-    ) {
-        let base = slot_word(slot);
-        for (offset, word) in request.into_iter().enumerate() {
-            self.words.store(base + 1 + offset, word, Relaxed);
-        }
-        self.words.store(base + 5, position.into(), Relaxed);
-        self.words.store(base + 7, now, Relaxed);
-        self.words.store(base, head(State::Taken, queue, cid, 0), Release);
-    }
-
-    /// Says that the request of slot `slot` goes to the device as `cid`, and where it is there.
-    ///
-    /// # Panics
-    /// When there is no such slot.
-    #[inline]
-    pub fn submitted(&self, slot: usize, queue: u8, cid: u16, device: u64) {
-        let base = slot_word(slot);
-        self.words.store(base + 6, device, Relaxed);
-        self.words.store(base, head(State::Submitted, queue, cid, 0), Release);
-    }
-
-    /// Says that the request of slot `slot` is to be given to the device again.
-    ///
-    /// # Panics
-    /// When there is no such slot.
-    pub fn taken_again(&self, slot: usize, queue: u8, cid: u16) {
-        self.words.store(slot_word(slot), head(State::Taken, queue, cid, 0), Release);
-    }
-
-    /// Says that the request of slot `slot` has ended, how, and at which position of the
-    /// completion ring that is posted.
-    ///
-    /// # Panics
-    /// When there is no such slot.
-    #[inline]
-    pub fn done(&self, slot: usize, queue: u8, cid: u16, posted: u32, outcome: u32) {
-        let base = slot_word(slot);
-        let position = self.words.load(base + 5, Relaxed) as u32;
-        let positions = u64::from(posted) << 32 | u64::from(position);
-        self.words.store(base + 5, positions, Relaxed);
-        self.words.store(base, head(State::Done, queue, cid, outcome), Release);
-    }
-
-    /// Frees slot `slot`.
-    ///
-    /// # Panics
-    /// When there is no such slot.
-    #[inline]
-    pub fn free(&self, slot: usize, cid: u16) {
-        self.words.store(slot_word(slot), head(State::Free, 0, cid, 0), Release);
-    }
-
-    /// What slot `slot` holds.
-    ///
-    /// # Errors
-    /// When its state or its queue cannot be.
-    ///
-    /// # Panics
-    /// When there is no such slot.
-    pub fn slot(&self, slot: usize) -> Result<Slot, LedgerError> {
-        let base = slot_word(slot);
-        let head = self.words.load(base, Acquire);
-        let word = |offset| self.words.load(base + offset, Relaxed);
-        let state = match head as u8 {
-            0 => State::Free,
-            1 => State::Taken,
-            2 => State::Submitted,
-            3 => State::Done,
-            other => return Err(LedgerError(format!("slot {slot} is in state {other}"))),
-        };
-        let queue = (head >> 8) as u8;
-        if usize::from(queue) >= QUEUES {
-            return Err(LedgerError(format!("slot {slot} belongs to queue {queue}")));
-        }
-        Ok(Slot {
-            state,
-            queue,
-            cid: (head >> 16) as u16,
-            outcome: (head >> 32) as u32,
-            request: [word(1), word(2), word(3), word(4)],
-            position: word(5) as u32,
-            posted: (word(5) >> 32) as u32,
-            device: word(6),
-            taken: word(7),
-        })
-    }
-
     /// The memory.
     pub fn words(&self) -> &W {
         &self.words
     }
 }
 
-#[inline]
-fn slot_word(slot: usize) -> usize {
-    assert!(slot < SLOTS);
-    SLOT + slot * SLOT_WORDS
-}
-
-#[inline]
-const fn head(state: State, queue: u8, cid: u16, outcome: u32) -> u64 {
-    state as u64 | (queue as u64) << 8 | (cid as u64) << 16 | (outcome as u64) << 32
-}
-
-/// The bucket of a latency: eight to each power of two.
-#[inline]
-pub const fn bucket(ticks: u64) -> usize {
-    if ticks < 8 {
-        return ticks as usize;
-    }
-    let exponent = 63 - ticks.leading_zeros() as usize;
-    let index = (exponent - 2) * 8 + (ticks >> (exponent - 3)) as usize % 8;
-    if index < BUCKETS { index } else { BUCKETS - 1 }
-}
-
-/// The least latency of a bucket, in ticks.
-pub const fn bucket_start(index: usize) -> u64 {
-    if index < 8 {
-        return index as u64;
-    }
-    let exponent = index / 8 + 2;
-    (8 + index as u64 % 8) << (exponent - 3)
-}
-
 const _: () = assert!(SLOTS >= MAX_DEPTH as usize && SLOTS <= 1 << 15);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::words::private;
-
-    fn ledger() -> Ledger<Box<[core::sync::atomic::AtomicU64]>> {
-        let ledger = Ledger::new(private(WORDS)).unwrap();
-        ledger.initialise();
-        ledger
-    }
-
-    #[test]
-    fn a_slot_lives_through_its_states() {
-        let ledger = ledger();
-        ledger.take(1023, 63, 7, 0xffff_ffff, [1, 2, 3, 4], 99);
-        let slot = ledger.slot(1023).unwrap();
-        assert_eq!((slot.state, slot.queue, slot.cid), (State::Taken, 63, 7));
-        assert_eq!((slot.request, slot.position, slot.taken), ([1, 2, 3, 4], 0xffff_ffff, 99));
-        ledger.submitted(1023, 63, 8, 55);
-        let slot = ledger.slot(1023).unwrap();
-        assert_eq!((slot.state, slot.cid, slot.device), (State::Submitted, 8, 55));
-        ledger.done(1023, 63, 8, 77, 0x1_0005);
-        let slot = ledger.slot(1023).unwrap();
-        assert_eq!((slot.state, slot.posted, slot.outcome), (State::Done, 77, 0x1_0005));
-        assert_eq!((slot.position, slot.request), (0xffff_ffff, [1, 2, 3, 4]));
-        ledger.free(1023, 8);
-        let slot = ledger.slot(1023).unwrap();
-        assert_eq!((slot.state, slot.cid), (State::Free, 8));
-    }
-
-    #[test]
-    fn buckets_rise_without_a_gap() {
-        let mut last = 0;
-        for ticks in 0..100_000u64 {
-            let index = bucket(ticks);
-            assert!(index == last || index == last + 1, "{ticks}: {last} -> {index}");
-            assert!(bucket_start(index) <= ticks && ticks < bucket_start(index + 1));
-            last = index;
-        }
-        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
-    }
-
-    #[test]
-    fn a_request_is_suspected_only_in_a_row() {
-        let ledger = ledger();
-        assert_eq!(ledger.suspect_breadcrumb(), 0);
-        let one = Breadcrumb { queue: 1, position: 5 };
-        ledger.set_breadcrumb(Some(one));
-        assert_eq!((ledger.suspect_breadcrumb(), ledger.suspect_breadcrumb()), (1, 2));
-        ledger.set_breadcrumb(Some(Breadcrumb { queue: 1, position: 6 }));
-        assert_eq!(ledger.suspect_breadcrumb(), 1);
-        ledger.set_breadcrumb(Some(one));
-        assert_eq!(ledger.suspect_breadcrumb(), 1);
-        ledger.set_breadcrumb(None);
-        assert_eq!(ledger.suspect_breadcrumb(), 0);
-    }
-}
+mod tests;

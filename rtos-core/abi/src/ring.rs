@@ -129,14 +129,16 @@ impl<W: Words, const N: usize> Producer<W, N> {
 
     /// Fills once more a position that a predecessor counted as filled but may have died before
     /// filling, or before the consumer saw it. The entry is the same each time; a consumer that
-    /// has taken it already is not bothered.
-    ///
-    /// # Panics
-    /// When `position` is not among the `capacity` positions before [`position`](Self::position).
-    pub fn refill(&mut self, position: u32, entry: [u64; N]) {
+    /// has taken it already is not bothered. `false`, and nothing done, when `position` is not
+    /// among the `capacity` positions before [`position`](Self::position).
+    #[must_use = "a position that cannot be filled again comes from a ledger that is wrong"]
+    pub fn refill(&mut self, position: u32, entry: [u64; N]) -> bool {
         let back = self.tail.wrapping_sub(position);
-        assert!((1..=self.layout.capacity).contains(&back), "{back} positions back");
-        self.fill(position, entry);
+        let possible = (1..=self.layout.capacity).contains(&back);
+        if possible {
+            self.fill(position, entry);
+        }
+        possible
     }
 
     #[inline]
