@@ -177,10 +177,13 @@ impl Listener {
                 Err(Errno::MFILE | Errno::NFILE) => {
                     // Without this the connection would stay, and wake the core for ever.
                     drop(self.spare.take());
-                    let turned_away = accept_with(&self.socket, flags);
-                    drop(turned_away);
+                    let turned_away = accept_with(&self.socket, flags).map(drop);
                     self.spare = spare();
-                    return Err(SocketError::Full);
+                    // Linux looks for a descriptor before it looks for a client.
+                    return match turned_away {
+                        Err(Errno::AGAIN) => Ok(None),
+                        _ => Err(SocketError::Full),
+                    };
                 }
                 Err(error) => return Err(SocketError::Accept(error)),
             }
