@@ -169,3 +169,6 @@ impl Completion {
         Self { tag: words[0], outcome: Outcome::from_bits(words[1] as u32) }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,3 +61,6 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, MessageError> {
         Err(error) => Err(MessageError::Malformed(error.to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests;
