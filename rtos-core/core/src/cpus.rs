@@ -120,6 +120,45 @@ impl FromStr for Cpus {
     }
 }
 
+impl Cpus {
+    /// Reads a mask as in `/proc/irq/default_smp_affinity`: groups of eight hexadecimal digits,
+    /// the highest first.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn from_mask(text: &str) -> Result<Self, ParseCpusError> {
+        let text = text.trim();
+        let malformed = || ParseCpusError(text.to_owned());
+        let mut cpus = Self::new();
+        for (index, group) in text.rsplit(',').enumerate() {
+            let is_group = (1..=8).contains(&group.len())
+                && group.bytes().all(|byte| byte.is_ascii_hexdigit());
+            if !is_group {
+                return Err(malformed());
+            }
+            let bits = u32::from_str_radix(group, 16).map_err(|_| malformed())?;
+            for bit in (0..32).filter(|bit| bits >> bit & 1 == 1) {
+                let number = u32::try_from(index).ok().and_then(|index| index.checked_mul(32));
+                let cpu = number.and_then(|number| Cpu::new(number + bit));
+                cpus.insert(cpu.ok_or_else(malformed)?);
+            }
+        }
+        Ok(cpus)
+    }
+
+    /// The mask of these CPUs.
+    pub fn to_mask(&self) -> String {
+        let highest = self.0.last().map_or(0, |cpu| cpu.0 / 32);
+        let group = |index: u32| {
+            let inside = self.0.iter().filter(|cpu| cpu.0 / 32 == index);
+            inside.fold(0_u32, |bits, cpu| bits | 1 << (cpu.0 % 32))
+        };
+        let groups: Vec<_> =
+            (0..=highest).rev().map(|index| format!("{:08x}", group(index))).collect();
+        groups.join(",")
+    }
+}
+
 impl fmt::Display for Cpus {
     /// The notation of Linux: ranges where there are any.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -163,6 +202,23 @@ mod tests {
     fn what_is_no_list_is_an_error() {
         for text in ["x", "3-1", "1-", "-1", "1,,2", ",", "1024", "0-99999999999", "1 2"] {
             assert!(text.parse::<Cpus>().is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn masks_are_read_and_written() {
+        for (mask, list, written) in [
+            ("3\n", "0-1", "00000003"),
+            ("ff", "0-7", "000000ff"),
+            ("1,00000000,80000001", "0,31,64", "00000001,00000000,80000001"),
+            ("0", "", "00000000"),
+        ] {
+            let cpus = Cpus::from_mask(mask).unwrap();
+            assert_eq!((cpus.to_string().as_str(), cpus.to_mask().as_str()), (list, written));
+        }
+        let beyond = format!("1{}", ",00000000".repeat(32));
+        for mask in ["", "x", "+1", "123456789", "1,,2", &beyond] {
+            assert!(Cpus::from_mask(mask).is_err(), "{mask:?} was accepted");
         }
     }
 

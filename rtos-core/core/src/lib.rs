@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`config`] | the configuration file, checked whole before anything is done |
 //! | [`cpus`] | sets of CPUs |
+//! | [`partition`] | the CPUs and memory that the core holds |
 //! | [`socket`] | where clients come to, and who they are |
 //! | [`notify`] | what systemd is told |
 //! | [`program`] | driver programs in sealed memory |
@@ -14,5 +15,6 @@
 pub mod config;
 pub mod cpus;
 pub mod notify;
+pub mod partition;
 pub mod program;
 pub mod socket;
