@@ -95,6 +95,16 @@ pub enum BlockError {
     /// The device is gone; whether the request was carried out is unknown.
     #[error("the device is gone")]
     Gone,
+    /// Three drivers in a row died while they worked on it, so it was given up; whether it was
+    /// carried out is unknown.
+    #[error("given up: drivers died of it")]
+    Poisoned,
+    /// The driver that serves the device found that it was no request that can be carried out.
+    #[error("the driver takes it for no request that can be carried out")]
+    Invalid,
+    /// The driver that serves the device does not allow it to whoever sent it.
+    #[error("the driver does not allow it")]
+    Denied,
 }
 
 /// A request that was not accepted: nothing was done, the request is given back.
@@ -106,6 +116,12 @@ pub enum SubmitError {
     /// A buffer is missing, or there is one that the operation has no use for.
     #[error("the operation needs a buffer, or has no use for one")]
     Buffer,
+    /// The buffer is not of the memory that the device was given for this queue's requests.
+    #[error("the buffer is of another arena: take it from the client that the queue is of")]
+    ForeignBuffer,
+    /// The device was opened for reading only.
+    #[error("it was opened for reading only")]
+    ReadOnly,
     /// The length is 0 or no whole number of blocks.
     #[error("{0} bytes are no whole number of blocks")]
     Unaligned(usize),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::arena::{Arena, ArenaError, HUGE_PAGE};
 use crate::iova::Addresses;
-use crate::transport::{Transport, TransportError};
+use crate::transport::{NoDevice, Transport, TransportError};
 
 /// Buffers start at multiples of this many bytes, for the CPU and for the device, and take
 /// whole multiples of it: the smallest page that NVMe and most devices know.
@@ -118,6 +118,12 @@ impl DmaSpace {
         state.fixed = true;
         drop(state);
         space
+    }
+
+    /// Buffers of `arena` for one who reaches no device himself: their addresses are their
+    /// offsets in the arena.
+    pub fn of_offsets(arena: Arc<Arena>) -> Arc<Self> {
+        Self::of_arena(Arc::new(NoDevice), arena, 0)
     }
 
     /// The memory that buffers are cut from at present.
@@ -249,6 +255,12 @@ impl DmaBuf {
     #[inline]
     pub fn iova(&self) -> u64 {
         self.iova
+    }
+
+    /// Whether it was cut from `memory`.
+    #[inline]
+    pub fn is_of(&self, memory: &Arc<DmaMemory>) -> bool {
+        Arc::ptr_eq(&self.memory, memory)
     }
 
     /// Its bytes.

@@ -9,6 +9,7 @@
 //! | [`iova`] | where it lies for the device |
 //! | [`barrier`] | the order of memory accesses between the CPU and a device |
 //! | [`driver`], [`block`] | the traits of drivers and of the block service |
+//! | [`client`] | programs that use a device by its name, through the core |
 //! | [`control`], [`shared`] | messages and memory between processes |
 //! | [`serve`] | drivers as processes of their own |
 //! | [`peer`] | who is at the other end of a socket |
@@ -23,6 +24,7 @@ pub mod address;
 pub mod arena;
 pub mod barrier;
 pub mod block;
+pub mod client;
 #[expect(unsafe_code)]
 pub mod clock;
 pub mod control;

@@ -164,6 +164,60 @@ pub trait Transport: Send + Sync {
     }
 }
 
+/// No device: for memory that somebody else maps for one.
+pub(crate) struct NoDevice;
+
+impl NoDevice {
+    fn refuse<T>() -> Result<T, TransportError> {
+        Err(TransportError::Unsupported("there is no device here, only memory".into()))
+    }
+}
+
+impl Transport for NoDevice {
+    fn kind(&self) -> TransportKind {
+        TransportKind::Held
+    }
+    fn read_config(&self, _: u32, _: &mut [u8]) -> Result<(), TransportError> {
+        Self::refuse()
+    }
+    fn write_config(&self, _: u32, _: &[u8]) -> Result<(), TransportError> {
+        Self::refuse()
+    }
+    fn bar(&self, _: u8) -> Result<BarInfo, TransportError> {
+        Self::refuse()
+    }
+    fn map_bar(&self, _: u8, _: Range<u64>) -> Result<Arc<Mapping>, TransportError> {
+        Self::refuse()
+    }
+    fn read_bar(&self, _: u8, _: u64, _: &mut [u8]) -> Result<(), TransportError> {
+        Self::refuse()
+    }
+    fn write_bar(&self, _: u8, _: u64, _: &[u8]) -> Result<(), TransportError> {
+        Self::refuse()
+    }
+    fn dma_limits(&self) -> DmaLimits {
+        DmaLimits { ranges: Vec::new(), granule: 4096 }
+    }
+    fn map_dma(&self, _: &Arc<Arena>, _: u64) -> Result<(), TransportError> {
+        Self::refuse()
+    }
+    fn unmap_dma(&self, _: u64, _: u64) -> Result<(), TransportError> {
+        Self::refuse()
+    }
+    fn interrupts(&self, _: InterruptKind) -> u32 {
+        0
+    }
+    fn set_interrupts(&self, _: InterruptKind, _: &[BorrowedFd<'_>]) -> Result<(), TransportError> {
+        Self::refuse()
+    }
+    fn reset(&self) -> Result<(), TransportError> {
+        Self::refuse()
+    }
+    fn lost(&self) -> Option<String> {
+        None
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod fake {
     //! A transport that only remembers what is mapped.
