@@ -8,12 +8,14 @@
 //! | [`partition`] | the CPUs and memory that the core holds |
 //! | [`socket`] | where clients come to, and who they are |
 //! | [`notify`] | what systemd is told |
+//! | [`device`] | devices, the memory they reach, and the driver processes they belong to |
 //! | [`program`] | driver programs in sealed memory |
 
 #![forbid(unsafe_code)]
 
 pub mod config;
 pub mod cpus;
+pub mod device;
 pub mod notify;
 pub mod partition;
 pub mod program;

@@ -33,7 +33,8 @@ const LOOK_IDLE: Duration = Duration::from_micros(10);
 /// How many times the model is polled between two looks at the clock.
 const POLLS: u32 = 16;
 /// How long the model is polled without a break after its last work; the CPU is offered to
-/// others from the first of these times on, and slept on after the second.
+/// others from the first of these times on (at once by a server that yields), and slept on after
+/// the second.
 const YIELD_AFTER: Duration = Duration::from_micros(100);
 const SLEEP_AFTER: Duration = Duration::from_millis(2);
 /// The first and the longest sleep between two polls of an idle model. A doorbell is memory:
@@ -79,6 +80,7 @@ pub struct Server {
     // Device and inode of the socket, so that another server's is not removed.
     identity: Option<(u64, u64)>,
     negotiation: Duration,
+    yield_after: Duration,
 }
 
 /// What there is to do at the sockets.
@@ -131,7 +133,16 @@ impl Server {
             path: path.to_owned(),
             identity: identity(path),
             negotiation: NEGOTIATION,
+            yield_after: YIELD_AFTER,
         })
+    }
+
+    /// Offers the CPU to others whenever the model has nothing to do: for a model that shares
+    /// its CPU with who drives it, or with that one's clients.
+    #[must_use]
+    pub fn yielding(mut self) -> Self {
+        self.yield_after = Duration::ZERO;
+        self
     }
 
     /// Where it listens.
@@ -199,13 +210,15 @@ impl Server {
                 sleep = (sleep * 2).min(SLEEP_MOST);
                 ready
             } else if now - last_look >= due {
-                if idle >= YIELD_AFTER {
+                if idle >= self.yield_after && !worked {
                     thread::yield_now();
                 }
                 self.wait(Some(session.as_fd()), Duration::ZERO)?
             } else {
-                if !worked {
-                    std::hint::spin_loop();
+                match worked {
+                    true => {}
+                    false if self.yield_after.is_zero() => thread::yield_now(),
+                    false => std::hint::spin_loop(),
                 }
                 continue;
             };

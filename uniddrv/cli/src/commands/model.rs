@@ -1,9 +1,12 @@
-//! `uniddrv model KIND --socket PATH`.
+//! `uniddrv model KIND --socket PATH`, and `uniddrv model serve ADDRESS` for the core.
 
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use serde::Serialize;
+use uniddrv::Address;
+use uniddrv_models::open::KINDS;
 use uniddrv_models::vfio_user::Server;
 use uniddrv_models::{Edu, NvmeModel, nvme};
 
@@ -28,6 +31,7 @@ pub(crate) struct Model {
 enum Kind {
     Nvme(Nvme),
     Edu(EduOptions),
+    Serve(AddressOptions),
 }
 
 /// Where and how a model is served.
@@ -40,6 +44,14 @@ struct Serving {
     /// The CPU to run on [default: any]
     #[arg(long, value_name = "N")]
     cpu: Option<u32>,
+
+    /// Offer the CPU to others whenever there is nothing to do: for a model that shares its CPU
+    #[arg(long = "yield")]
+    yields: bool,
+
+    /// End with this process, which started this one
+    #[arg(long, value_name = "PID", hide = true)]
+    parent: Option<u32>,
 }
 
 /// An NVMe controller
@@ -108,6 +120,16 @@ struct EduOptions {
     fault: Option<String>,
 }
 
+/// The model that an address names, such as `model:nvme?size=1G`
+#[derive(Debug, clap::Args)]
+struct AddressOptions {
+    /// The address; its parameters are the options of the model's kind
+    address: Address,
+
+    #[command(flatten)]
+    serving: Serving,
+}
+
 /// What is printed once the model can be reached.
 #[derive(Serialize)]
 struct Served {
@@ -121,6 +143,7 @@ impl Model {
         match self.kind {
             Kind::Nvme(options) => options.run(&context.out),
             Kind::Edu(options) => options.run(&context.out),
+            Kind::Serve(options) => options.run(&context.out),
         }
     }
 }
@@ -157,6 +180,30 @@ impl EduOptions {
     }
 }
 
+impl AddressOptions {
+    fn run(self, out: &Output) -> Result<(), Failure> {
+        let Address::Model(model) = &self.address else {
+            let text = format!("{} is no model; one is model:nvme?size=1G", self.address);
+            return Err(Failure::usage(anyhow::anyhow!(text)));
+        };
+        match model.kind.as_str() {
+            "nvme" => {
+                let pairs = model.parameters.iter().map(|(key, value)| (&**key, &**value));
+                let params = nvme::Params::from_pairs(pairs).map_err(Failure::usage)?;
+                self.serving.serve("nvme", &mut NvmeModel::new(params)?, out)
+            }
+            "edu" => {
+                let mut model = Edu::with_parameters(&model.parameters).map_err(Failure::usage)?;
+                self.serving.serve("edu", &mut model, out)
+            }
+            kind => {
+                let text = format!("there is no model `{kind}`; there are: {}", KINDS.join(", "));
+                Err(Failure::usage(anyhow::anyhow!(text)))
+            }
+        }
+    }
+}
+
 impl Serving {
     fn serve(
         &self,
@@ -167,13 +214,29 @@ impl Serving {
         if let Some(cpu) = self.cpu {
             cpu::pin(cpu).with_context(|| format!("--cpu {cpu}: cannot run there"))?;
         }
+        if let Some(parent) = self.parent {
+            end_with(parent)?;
+        }
         let stop = stop_flag()?;
         let server = Server::bind(&self.socket)?;
+        let server = if self.yields { server.yielding() } else { server };
         let address = format!("vfio-user:{}", server.path().display());
         let served = Served { kind, address, process: std::process::id() };
         out.data(&served, || describe(&served))?;
         Ok(server.run(model, &stop)?)
     }
+}
+
+/// Has Linux kill this process when `parent`, the one that started it, ends.
+fn end_with(parent: u32) -> Result<(), Failure> {
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .context("cannot be made to end with its parent")?;
+    // It may have ended before that.
+    let now = getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
+    if now == Some(parent) {
+        return Ok(());
+    }
+    Err(anyhow::anyhow!("--parent {parent}: that process did not start this one").into())
 }
 
 fn describe(served: &Served) -> String {

@@ -10,10 +10,6 @@ use super::restore::{Change, check_writable};
 use super::{Error, PciFunction, Sysfs, Use, VFIO_PCI, persist, tree};
 use crate::address::PciAddress;
 
-/// Drivers that a group's other devices may be with: they do no DMA that the
-/// owner of the group did not ask for.
-const HARMLESS: [&str; 3] = [VFIO_PCI, "pci-stub", "pcieport"];
-
 /// How to bind.
 #[derive(Clone, Debug, Default)]
 pub struct BindOptions {
@@ -189,14 +185,10 @@ impl Sysfs {
         function: &PciFunction,
         together: &[PciAddress],
     ) -> Vec<(PciAddress, String)> {
-        let driven = |&member: &PciAddress| Some((member, self.driver(member)?));
-        function
-            .group_members
-            .iter()
-            .filter(|member| !together.contains(member) && !self.rule_path(**member).exists())
-            .filter_map(driven)
-            .filter(|(_, driver)| !HARMLESS.contains(&driver.as_str()))
-            .collect()
+        let mut driven = self.driven_members(function.address);
+        driven
+            .retain(|(member, _)| !together.contains(member) && !self.rule_path(*member).exists());
+        driven
     }
 
     /// Whether this process may make the changes, found out without making one.

@@ -6,6 +6,10 @@ use super::usage::Usage;
 use super::{Class, Error, Sysfs, Use, VFIO_PCI, tree};
 use crate::address::PciAddress;
 
+/// Drivers that a group's other devices may be with: they do no DMA that the
+/// owner of the group did not ask for.
+const HARMLESS: [&str; 3] = [VFIO_PCI, "pci-stub", "pcieport"];
+
 /// A PCI function: what it is, who drives it, what it is used for.
 #[derive(Clone, Debug)]
 pub struct PciFunction {
@@ -130,6 +134,16 @@ impl Sysfs {
             .iter()
             .filter_map(|name| name.parse().ok())
             .filter(|&member| member != address)
+            .collect()
+    }
+
+    /// The other devices of the IOMMU group that Linux drives, so that no program gets the group,
+    /// and their drivers.
+    pub fn driven_members(&self, address: PciAddress) -> Vec<(PciAddress, String)> {
+        self.group_members(address)
+            .into_iter()
+            .filter_map(|member| Some((member, self.driver(member)?)))
+            .filter(|(_, driver)| !HARMLESS.contains(&driver.as_str()))
             .collect()
     }
 }
