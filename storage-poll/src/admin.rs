@@ -16,13 +16,14 @@ use crate::bring_up;
 use crate::doorbell::ShadowBuffers;
 use crate::error::ControllerError;
 use crate::queue::QueuePair;
+use crate::rings::Rings;
 use crate::shared::{Phase, Shared};
 
 /// Commands on their way at once: the one that is executed, asynchronous event requests, and
 /// room for commands that were given up.
 pub(crate) const DEPTH: u16 = 31;
 /// Asynchronous event requests on their way.
-const EVENT_REQUESTS: u8 = 4;
+const EVENT_REQUESTS: u8 = 3;
 /// Events that are kept for the user; older ones are dropped.
 const EVENTS: usize = 64;
 /// Resets in a row, without a command that completed in between, after which a controller is
@@ -195,6 +196,25 @@ impl Admin {
         None
     }
 
+    /// Sends a command whose completion nobody waits for.
+    pub(crate) fn send(&mut self, entry: SubmissionEntry) {
+        self.last_tag += 1;
+        if self.pair.submit(entry, None, 0, self.last_tag).is_ok() {
+            self.pair.rings().ring_register();
+        }
+    }
+
+    /// The identifiers of the asynchronous event requests on their way.
+    pub(crate) fn event_requests(&mut self) -> Vec<u16> {
+        self.pair.busy().filter(|(_, slot)| slot.tag == EVENT_TAG).map(|(cid, _)| cid).collect()
+    }
+
+    /// Goes on where somebody else has left the queue at rest, at the `count`th change of hands.
+    pub(crate) fn adopt(&mut self, place: &crate::served::AdminPlace, count: u64) {
+        self.pair.rings().resume(place.tail.into(), place.head.into(), place.phase);
+        self.pair.adopt(&place.events, EVENT_TAG, count as u16);
+    }
+
     fn request_event(&mut self) {
         let entry = async_event_request();
         if self.pair.submit(entry, None, 0, EVENT_TAG).is_ok() {
@@ -254,10 +274,9 @@ impl Admin {
         &mut self,
         shared: &Shared,
         id: u16,
-        pair: &mut QueuePair,
+        rings: &mut Rings,
         vector: Option<u16>,
     ) -> Result<(), ControllerError> {
-        let rings = pair.rings();
         rings.restart();
         let (tail, head) = shared.shadows(self, id);
         let (tail_doorbell, head_doorbell) = rings.doorbells();

@@ -17,6 +17,7 @@ use crate::block::NamespaceQueue;
 use crate::bring_up;
 use crate::error::ControllerError;
 use crate::io_queue::IoQueue;
+use crate::memory::Placed;
 use crate::namespace::{Metadata, Namespace};
 use crate::options::Options;
 use crate::queue::{QueuePair, Shape};
@@ -43,7 +44,7 @@ const IDENTIFY: usize = 4096;
 /// It is used from one thread; each of its queues is used from a thread of its own and may
 /// outlive it. The controller is shut down when the last of them is dropped.
 pub struct Controller {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     version: Vs,
     identity: Box<IdentifyController>,
     namespaces: Vec<Namespace>,
@@ -75,6 +76,15 @@ impl Controller {
     /// When it is another kind of device, does not come up within CAP.TO, or says of itself
     /// what cannot be.
     pub fn attach_with(device: Device, options: Options) -> Result<Self, AttachError> {
+        Self::attach_in(device, options, None)
+    }
+
+    /// As `attach_with`, with the admin queue in `area`, where another process finds it again.
+    pub(crate) fn attach_in(
+        device: Device,
+        options: Options,
+        area: Option<Placed>,
+    ) -> Result<Self, AttachError> {
         device.expect_one_of(Self::MATCHES)?;
         let address = device.address().clone();
         let claim = |claim: String| AttachError::Device { address: address.clone(), claim };
@@ -97,14 +107,11 @@ impl Controller {
             css,
         };
         let (tail, head) = shared::doorbells(&device, cap, 0)?;
-        let shape = Shape {
-            depth: DEPTH,
-            max_entries: 4096,
-            max_transfer: ADMIN_TRANSFER,
-            page,
-            sgl: false,
+        let shape = admin_shape(page);
+        let pair = match area {
+            Some(mut area) => QueuePair::new(&mut area, shape, tail, head)?,
+            None => QueuePair::new(&mut &device, shape, tail, head)?,
         };
-        let pair = QueuePair::new(&device, shape, tail, head)?;
         let vectors = vectors(&device, &options)?;
         let admin = Admin::new(pair, vectors);
         let mut shared = Shared::new(device, admin, registers, limits, options);
@@ -212,10 +219,10 @@ impl Controller {
         })?;
         let created = shared
             .doorbells(id)
-            .and_then(|(tail, head)| Ok(QueuePair::new(&shared.device, shape, tail, head)?))
+            .and_then(|(tail, head)| Ok(QueuePair::new(&mut &shared.device, shape, tail, head)?))
             .and_then(|mut pair| {
                 let number = vector.as_ref().map(|(vector, _)| *vector);
-                admin.create_queue(shared, id, &mut pair, number).map(|()| pair)
+                admin.create_queue(shared, id, pair.rings(), number).map(|()| pair)
             });
         match created {
             Ok(pair) => {
@@ -402,6 +409,11 @@ impl Controller {
     }
 }
 
+/// How large the admin queue is, of a controller with pages of `page` bytes.
+pub(crate) const fn admin_shape(page: usize) -> Shape {
+    Shape { depth: DEPTH, max_entries: 4096, max_transfer: ADMIN_TRANSFER, page, sgl: false }
+}
+
 /// The whole of `bytes` as a `T`.
 pub(crate) fn parse<T: FromBytes>(bytes: &[u8]) -> Option<T> {
     T::read_from_prefix(bytes).ok().map(|(value, _)| value)
@@ -479,7 +491,7 @@ fn malformed(shared: &Shared, claim: &str) -> ControllerError {
     ControllerError::Malformed { address: shared.address(), claim: claim.to_owned() }
 }
 
-fn attach_error(error: ControllerError, shared: &Shared) -> AttachError {
+pub(crate) fn attach_error(error: ControllerError, shared: &Shared) -> AttachError {
     let address = shared.device.address().clone();
     match error {
         ControllerError::Timeout { command, limit, .. } => {

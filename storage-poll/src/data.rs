@@ -1,8 +1,10 @@
 //! Telling the controller where a command's data lie: PRPs and SGLs.
 
-use uniddrv::{Device, DmaError, DmaRing};
+use uniddrv::{DmaError, DmaRing};
 use uniddrv_spec::nvme::entry::SubmissionEntry;
 use uniddrv_spec::nvme::sgl::Descriptor;
+
+use crate::memory::Source;
 
 /// The most bytes of a PRP list that lie in one piece: a page of the smallest size, so that
 /// pieces never cross a page of the controller.
@@ -28,7 +30,7 @@ impl DataPointers {
     /// For `slots` commands of at most `max_transfer` bytes and the controller's page size in
     /// bytes; with SGLs for all that two PRPs cannot describe, if `sgl`.
     pub(crate) fn new(
-        device: &Device,
+        memory: &mut impl Source,
         slots: usize,
         max_transfer: usize,
         page: usize,
@@ -38,7 +40,7 @@ impl DataPointers {
         let lists = match stride {
             0 => None,
             stride => {
-                let buffer = device.dma_buffer(slots.saturating_mul(stride * ENTRY))?;
+                let buffer = memory.buffer(slots.saturating_mul(stride * ENTRY))?;
                 let error = |_| DmaError::Size(slots * stride * ENTRY);
                 Some(DmaRing::new(buffer, slots * stride).map_err(error)?)
             }
@@ -158,7 +160,7 @@ mod tests {
     fn lists_longer_than_a_page_are_chained() {
         let memory = Memory::new();
         let largest = 8 << 20;
-        let pointers = DataPointers::new(&memory.device, 3, largest, 4096, false).unwrap();
+        let pointers = DataPointers::new(&mut &memory.device, 3, largest, 4096, false).unwrap();
         // Around each number of pages at which a list needs one page more.
         for pages in [1, 2, 3, 511, 512, 513, 1023, 1024, 1025, 1535, 2047, 2048] {
             for len in [pages * 4096 - 512, pages * 4096] {
@@ -172,7 +174,7 @@ mod tests {
     #[test]
     fn sgls_stand_for_what_two_prps_do_not() {
         let memory = Memory::new();
-        let pointers = DataPointers::new(&memory.device, 1, 1 << 20, 4096, true).unwrap();
+        let pointers = DataPointers::new(&mut &memory.device, 1, 1 << 20, 4096, true).unwrap();
         assert!(pointers.lists.is_none());
         for (len, sgl) in [(512, false), (8192, false), (8704, true), (1 << 20, true)] {
             let mut entry = SubmissionEntry::new(2);
@@ -200,7 +202,7 @@ mod tests {
             // As the controller object limits it: lists of larger pages are not chained.
             let largest = if page == 4096 { 2 << 20 } else { (511 * page).min(2 << 20) };
             let memory = Memory::new();
-            let pointers = DataPointers::new(&memory.device, 5, largest, page, false).unwrap();
+            let pointers = DataPointers::new(&mut &memory.device, 5, largest, page, false).unwrap();
             // Buffers start at 4 KiB, wherever in a larger page that is.
             let (iova, len) = (0x4000_0000 + start * 4096, sectors * 512);
             let mut entry = SubmissionEntry::new(2);

@@ -296,7 +296,7 @@ impl IoQueue {
         let vector = self.vector.as_ref().map(|(vector, _)| *vector);
         self.unrung = 0;
         let mut admin = self.shared.lock();
-        match admin.create_queue(&self.shared, self.id, &mut self.pair, vector) {
+        match admin.create_queue(&self.shared, self.id, self.pair.rings(), vector) {
             Ok(()) => {
                 // Unless it was lost since: the old state leads to the right end then.
                 let state = self.shared.state();

@@ -12,6 +12,8 @@
 //! | `doorbell` | registers and shadow doorbells |
 //! | `slots` | commands on their way, by identifier |
 //! | `data` | PRPs and SGLs |
+//! | `memory` | where queues get their memory from |
+//! | [`served`] | the driver as a process of the core, which its successor adopts |
 //! | `namespace` | [`Namespace`] and the commands on it |
 //! | `block` | [`NamespaceQueue`]: the block service |
 //! | `logs`, `features`, `format` | admin commands that are not part of I/O |
@@ -31,10 +33,12 @@ mod features;
 mod format;
 mod io_queue;
 pub mod logs;
+mod memory;
 mod namespace;
 mod options;
 mod queue;
 mod rings;
+pub mod served;
 mod shared;
 mod slots;
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! A queue pair: rings, slots and data pointers. What it carries is up to its user.
 
-use uniddrv::{Device, DmaBuf, DmaError, DmaRing};
+use uniddrv::{DmaBuf, DmaError, DmaRing};
 use uniddrv_spec::nvme::entry::{CompletionEntry, SubmissionEntry};
 
 use crate::data::DataPointers;
 use crate::doorbell::Doorbell;
+use crate::memory::Source;
 use crate::rings::Rings;
 use crate::slots::{Slot, Slots};
 
@@ -45,20 +46,20 @@ pub(crate) struct Reaped {
 
 impl QueuePair {
     pub(crate) fn new(
-        device: &Device,
+        memory: &mut impl Source,
         shape: Shape,
         tail: Doorbell,
         head: Doorbell,
     ) -> Result<Self, DmaError> {
         let depth = usize::from(shape.depth);
-        let submission = ring::<SubmissionEntry>(device, depth + 1)?;
+        let submission = ring::<SubmissionEntry>(memory, depth + 1)?;
         // Twice the room, where there is: completions are acknowledged by the half ring.
         let entries = (2 * depth + 1).min(shape.max_entries as usize).max(depth + 1);
-        let completion = ring::<CompletionEntry>(device, entries)?;
+        let completion = ring::<CompletionEntry>(memory, entries)?;
         Ok(Self {
             rings: Rings::new(submission, completion, tail, head, depth),
             slots: Slots::new(shape.depth),
-            data: DataPointers::new(device, depth, shape.max_transfer, shape.page, shape.sgl)?,
+            data: DataPointers::new(memory, depth, shape.max_transfer, shape.page, shape.sgl)?,
             tick: 0,
             max_transfer: shape.max_transfer,
             completed: 0,
@@ -145,18 +146,24 @@ impl QueuePair {
         self.slots.release_any()
     }
 
+    /// Commands that somebody else has sent are on their way, by these identifiers; all others
+    /// start from a count of uses that he did not have.
+    pub(crate) fn adopt(&mut self, cids: &[u16], tag: u64, uses: u16) {
+        self.slots.adopt(cids, tag, uses);
+    }
+
     /// The commands on their way.
     pub(crate) fn busy(&mut self) -> impl Iterator<Item = (u16, &mut Slot)> {
         self.slots.busy()
     }
 }
 
-fn ring<T: zerocopy::FromBytes + zerocopy::IntoBytes + Copy>(
-    device: &Device,
+pub(crate) fn ring<T: zerocopy::FromBytes + zerocopy::IntoBytes + Copy>(
+    memory: &mut impl Source,
     entries: usize,
 ) -> Result<DmaRing<T>, DmaError> {
     let len = entries * size_of::<T>();
-    DmaRing::new(device.dma_buffer(len)?, entries).map_err(|_| DmaError::Size(len))
+    DmaRing::new(memory.buffer(len)?, entries).map_err(|_| DmaError::Size(len))
 }
 
 #[cfg(test)]
@@ -171,7 +178,7 @@ mod tests {
         let doorbell = |offset| Doorbell::new(memory.register(offset));
         let shape =
             Shape { depth, max_entries: 1024, max_transfer: 1 << 20, page: 4096, sgl: false };
-        QueuePair::new(&memory.device, shape, doorbell(0), doorbell(4)).unwrap()
+        QueuePair::new(&mut &memory.device, shape, doorbell(0), doorbell(4)).unwrap()
     }
 
     fn complete(pair: &mut QueuePair, place: usize, phase: bool, cid: u16) {

@@ -51,6 +51,23 @@ impl Rings {
         }
     }
 
+    /// The places that come next: of the submission ring, and of the completion ring with its phase.
+    pub(crate) fn position(&self) -> (usize, usize, bool) {
+        (self.tail, self.head, self.phase)
+    }
+
+    /// Goes on where somebody else has stopped. How far he acknowledged is not known; the next
+    /// completion is at once.
+    pub(crate) fn resume(&mut self, tail: usize, head: usize, phase: bool) {
+        (self.tail, self.head, self.phase) = (tail, head, phase);
+        (self.unrung, self.unacknowledged) = (false, 0);
+    }
+
+    /// The next completion is acknowledged at once.
+    pub(crate) fn acknowledge_soon(&mut self) {
+        self.unacknowledged = self.acknowledge_after;
+    }
+
     pub(crate) fn submission_iova(&self) -> u64 {
         self.submission.iova()
     }

@@ -101,6 +101,24 @@ impl Slots {
         None
     }
 
+    /// Takes over commands of somebody else, by their identifiers; the count of uses of all other
+    /// slots starts from `uses`.
+    pub(crate) fn adopt(&mut self, cids: &[u16], tag: u64, uses: u16) {
+        for slot in &mut self.all {
+            let count = uses.wrapping_mul(self.index_mask.wrapping_add(1));
+            slot.cid = slot.cid & self.index_mask | count;
+        }
+        for &cid in cids {
+            let index = cid & self.index_mask;
+            if let Some(slot) = self.all.get_mut(usize::from(index))
+                && !slot.busy
+            {
+                (slot.cid, slot.busy, slot.tag) = (cid, true, tag);
+                self.free.retain(|&free| free != index);
+            }
+        }
+    }
+
     /// The busy slots with their identifiers.
     pub(crate) fn busy(&mut self) -> impl Iterator<Item = (u16, &mut Slot)> {
         self.all.iter_mut().filter(|slot| slot.busy).map(|slot| (slot.cid, slot))

@@ -59,6 +59,8 @@ pub(super) struct Controller {
     pub(super) running: bool,
     /// It has disappeared.
     pub(super) gone: bool,
+    /// How often it was enabled.
+    pub(super) enables: u64,
 }
 
 impl Controller {
@@ -93,6 +95,7 @@ impl Controller {
             keep_alive: None,
             running: false,
             gone: false,
+            enables: 0,
             params,
         })
     }
@@ -166,6 +169,7 @@ impl Controller {
     }
 
     fn enable(&mut self) {
+        self.enables += 1;
         let Registers { cc, aqa, asq, acq, .. } = self.registers;
         let csts = Csts::default().with_nssro(self.registers.csts.nssro());
         self.registers.csts = csts;

@@ -121,6 +121,11 @@ impl NvmeModel {
         self.controller.faults.as_ref().map(fault::Faults::counts)
     }
 
+    /// How often the controller was enabled.
+    pub fn enables(&self) -> u64 {
+        self.controller.enables
+    }
+
     /// Attaches or detaches the namespace `nsid` behind the client's back, which is told by an
     /// asynchronous event. Whether there is such a namespace.
     pub fn set_attached(&mut self, nsid: u32, attached: bool) -> bool {

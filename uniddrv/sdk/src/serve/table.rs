@@ -110,7 +110,7 @@ impl<S: Steps> Table<S> {
     pub fn new(ledger: DriverLedger) -> Self {
         Self {
             ledger,
-            entries: vec![FREE; SLOTS].into_boxed_slice(),
+            entries: (0..SLOTS as u16).map(|slot| Entry { cid: slot, ..FREE }).collect(),
             free: (0..MOST as u16).rev().collect(),
             pending: VecDeque::with_capacity(SLOTS),
             finished: Vec::with_capacity(SLOTS),
@@ -637,8 +637,10 @@ impl<S: Steps> Table<S> {
         for slot in 0..MOST as u16 {
             let record = self.ledger.slot(slot.into())?;
             let entry = &mut entries[usize::from(slot)];
-            *entry = Entry { cid: record.cid, ..FREE };
             if record.state == State::Free {
+                // One that nobody has used yet has no identifier.
+                let ours = record.cid % SLOTS as u16 == slot;
+                *entry = Entry { cid: if ours { record.cid } else { slot }, ..FREE };
                 continue;
             }
             if self.queues[usize::from(record.queue)].is_none() {
