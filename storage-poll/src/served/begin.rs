@@ -157,6 +157,9 @@ fn find<S: Steps>(device: &Device, ledger: &DriverLedger) -> Result<Found<S>, Ad
         return Err(AdoptError::Device(format!("{PROBES} probes did not come back")));
     }
     let (tail, head) = (record::tail(ledger), record::head(ledger));
+    if tail.max(head) >> 62 != 0 {
+        return Err(LedgerError(format!("{tail} entries submitted, {head} completed")).into());
+    }
     let bar = device.bar(0).map_err(|error| device_error(&error))?;
     let registers = bar.window(0..DOORBELLS as u64).map_err(|error| device_error(&error))?;
     let csts = Csts::from_bits(registers.read32(Csts::OFFSET));

@@ -119,7 +119,7 @@ impl<S: Steps> Queue<S> {
             }
         }
         table.publish();
-        self.head += count as u64;
+        self.head = self.head.wrapping_add(count as u64);
         record::set_head(table.ledger(), self.head);
         table.release();
         count
@@ -151,7 +151,7 @@ impl<S: Steps> Queue<S> {
         // Also what ended without the controller.
         table.publish();
         if count > 0 {
-            self.head += count as u64;
+            self.head = self.head.wrapping_add(count as u64);
             self.completed += count as u64;
             record::set_head(table.ledger(), self.head);
             if probes > 0 {

@@ -29,12 +29,14 @@ fn a_death_at_every_step_loses_nothing() {
             world.begin();
             for count in [1, 2, 3, 5, 17, 33, 64] {
                 world.arm(step, count);
-                world.work(REQUESTS);
+                world.work_until_death();
             }
+            world.work(REQUESTS);
             assert_eq!(world.deaths, 7, "{step:?} at depth {depth} was not met");
             assert_eq!(world.adoptions, 7, "{step:?} at depth {depth}");
             assert_eq!(world.resets(), 0, "{step:?} at depth {depth}: adoption resets nothing");
             assert_eq!(world.enables(), 1);
+            assert_eq!(world.repeated_doorbells(), 0, "{step:?} at depth {depth}");
         }
     }
 }
@@ -47,10 +49,11 @@ fn successors_that_die_at_once_lose_nothing() {
     for round in 0..200 {
         for step in Step::ALL.into_iter().cycle().skip(round).take(10) {
             world.arm(step, 1);
-            world.work(20);
+            world.work_until_death();
         }
     }
     assert_eq!(world.deaths, 2_000);
+    assert_eq!(world.repeated_doorbells(), 0);
     assert_eq!(world.resets(), 0);
 }
 
@@ -60,7 +63,7 @@ fn commands_that_the_controller_completes_during_the_gap_are_found() {
     world.begin();
     for count in 1..100 {
         world.arm(Step::ALL[count as usize % 15], count % 40 + 1);
-        world.work(100);
+        world.work_until_death();
     }
     assert_eq!(world.deaths, 99);
     assert_eq!(world.resets(), 0);
@@ -76,6 +79,7 @@ fn what_cannot_be_adopted_is_reset_and_issued_again() {
             // As one that died while it brought the controller up.
             world.ledger().set_phase(Phase::BringingUp);
         });
+        world.work_until_death();
         world.work(REQUESTS);
         assert_eq!((world.deaths, world.adoptions, world.resets()), (1, 0, 1), "{step:?}");
         assert_eq!(world.enables(), 2);
@@ -87,7 +91,7 @@ fn a_record_that_does_not_check_out_leads_to_a_reset() {
     for word in 0..64 {
         let mut world = World::new("size=4M", 32);
         world.begin();
-        world.arm(Step::DoorbellRung, 20);
+        world.arm(Step::DoorbellRung, 5);
         world.word = word;
         world.before_adoption = Some(|world| {
             let word = world.word;

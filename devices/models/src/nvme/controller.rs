@@ -61,6 +61,8 @@ pub(super) struct Controller {
     pub(super) gone: bool,
     /// How often it was enabled.
     pub(super) enables: u64,
+    /// Doorbells that were written with the value that they had.
+    pub(super) repeated_doorbells: u64,
 }
 
 impl Controller {
@@ -96,6 +98,7 @@ impl Controller {
             running: false,
             gone: false,
             enables: 0,
+            repeated_doorbells: 0,
             params,
         })
     }
@@ -148,6 +151,7 @@ impl Controller {
             None => false,
         };
         if exists {
+            self.repeated_doorbells += u64::from(self.doorbells.read(offset) == value);
             self.doorbells.write(offset, value);
         } else if self.running {
             self.events.raise(Event::INVALID_DOORBELL_REGISTER, self.features.events);

@@ -126,6 +126,12 @@ impl NvmeModel {
         self.controller.enables
     }
 
+    /// How many trapped writes gave a doorbell the value that it had, which a controller may take
+    /// for an error (Invalid Doorbell Write Value, NVMe Base 2.0 §5.2).
+    pub fn repeated_doorbells(&self) -> u64 {
+        self.controller.repeated_doorbells
+    }
+
     /// Attaches or detaches the namespace `nsid` behind the client's back, which is told by an
     /// asynchronous event. Whether there is such a namespace.
     pub fn set_attached(&mut self, nsid: u32, attached: bool) -> bool {
