@@ -10,6 +10,7 @@
 //! | [`notify`] | what systemd is told |
 //! | [`device`] | devices, the memory they reach, and the driver processes they belong to |
 //! | [`program`] | driver programs in sealed memory |
+//! | [`sandbox`] | what a driver process is executed in |
 
 #![forbid(unsafe_code)]
 
@@ -19,4 +20,5 @@ pub mod device;
 pub mod notify;
 pub mod partition;
 pub mod program;
+pub mod sandbox;
 pub mod socket;
