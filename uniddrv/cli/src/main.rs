@@ -54,6 +54,8 @@ struct Context {
 }
 
 fn main() -> ExitCode {
+    // The core executes this program anew for each driver process.
+    uniddrv_core::sandbox::launch_if_asked();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version are "errors" with exit status 0; wrong usage is 2.

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, send,
     sendmsg, socketpair,
 };
 use serde::Serialize;
@@ -75,7 +75,13 @@ impl Control {
         }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         loop {
-            match sendmsg(&self.fd, &[IoSlice::new(&bytes)], &mut ancillary, flags) {
+            // A sandboxed driver has no sendmsg: it could pass its device on.
+            let sent = if fds.is_empty() {
+                send(&self.fd, &bytes, flags)
+            } else {
+                sendmsg(&self.fd, &[IoSlice::new(&bytes)], &mut ancillary, flags)
+            };
+            match sent {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Err(ControlError::Full),

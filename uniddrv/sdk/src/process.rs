@@ -49,7 +49,9 @@ pub struct Birth<'a> {
     pub environment: &'a [&'a CStr],
     /// What it inherits, and under which number. Everything else is closed.
     pub inherited: &'a [(BorrowedFd<'a>, RawFd)],
-    /// Which namespaces it is the first process of.
+    /// Which namespaces it is the first process of. In a user namespace of its own it has all
+    /// capabilities, and as ambient ones it keeps them when it executes its program, although no
+    /// user is root there yet.
     pub namespaces: Namespaces,
 }
 
@@ -76,6 +78,7 @@ struct Plan {
     move_count: usize,
     /// A number above all that the child is to end up with.
     above: c_int,
+    keep_capabilities: bool,
     failed: Option<(&'static str, c_int)>,
 }
 
@@ -112,6 +115,7 @@ impl Birth<'_> {
             moves: moves.as_mut_ptr(),
             move_count: moves.len(),
             above,
+            keep_capabilities: self.namespaces.contains(Namespaces::USER),
             failed: None,
         };
         let mut stack = vec![0_u128; STACK / size_of::<u128>()];
@@ -177,8 +181,8 @@ extern "C" fn born(plan: *mut c_void) -> c_int {
 
 /// Returns only when a step fails: which.
 fn execute_plan(plan: &Plan, moves: &mut [Move]) -> &'static str {
-    // SAFETY: system calls on the child's own signal actions, signal mask and table of file
-    // descriptors (there is no CLONE_SIGHAND and no CLONE_FILES), with arguments that are
+    // SAFETY: system calls on the child's own signal actions, signal mask, capabilities and table
+    // of file descriptors (there is no CLONE_SIGHAND and no CLONE_FILES), with arguments that are
     // numbers or point to initialised values on this stack, and execveat with strings and arrays
     // that `spawn` keeps. No file descriptor here is owned by a Rust value of the child's: the
     // owners are the parent's, whose table stays as it is.
@@ -192,6 +196,18 @@ fn execute_plan(plan: &Plan, moves: &mut [Move]) -> &'static str {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+
+        if plan.keep_capabilities {
+            // Version 3: effective, permitted, inheritable; the lower 32, then the upper ones.
+            let (header, all) = ([0x2008_0522_u32, 0], [u32::MAX; 6]);
+            if libc::syscall(libc::SYS_capset, header.as_ptr(), all.as_ptr()) != 0 {
+                return "capset";
+            }
+            for capability in 0..64 {
+                // Fails for numbers that are no capabilities.
+                libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, capability, 0, 0);
+            }
+        }
 
         // Out of the way first, since one's target may be another's source.
         let program = libc::fcntl(plan.program, libc::F_DUPFD_CLOEXEC, plan.above);

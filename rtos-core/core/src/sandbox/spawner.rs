@@ -45,7 +45,10 @@ pub enum SpawnError {
         /// Why.
         reason: String,
     },
-    /// The launcher ended, or does not answer.
+    /// The launcher ended.
+    #[error("the sandbox's launcher {0}; is its program one that calls launch_if_asked?")]
+    Ended(Ended),
+    /// The launcher does not answer.
     #[error("the sandbox's launcher gave no answer: {0}")]
     NoAnswer(#[from] ControlError),
     /// Layers of the sandbox cannot be had, and the confinement wants them all.
@@ -320,11 +323,16 @@ impl Origin {
         };
         let mut gate = Control::new(gate);
         gate.send(&ToLauncher::Orders(orders), &[])?;
-        match gate.receive_within(PATIENCE)? {
-            (FromLauncher::Standing(more), _) => missing.extend(more),
-            (FromLauncher::Failed { step, reason }, _) => {
+        match gate.receive_within(PATIENCE) {
+            Ok((FromLauncher::Standing(more), _)) => missing.extend(more),
+            Ok((FromLauncher::Failed { step, reason }, _)) => {
                 return Err(SpawnError::Launcher { step, reason });
             }
+            Err(ControlError::Closed) => {
+                let ended = child.wait(BURIAL).ok().flatten();
+                return Err(ended.map_or(ControlError::Closed.into(), SpawnError::Ended));
+            }
+            Err(error) => return Err(error.into()),
         }
         if let Scheduling::Fifo(priority) = confinement.scheduling
             && let Err(error) = set_fifo(pid, priority.into())
