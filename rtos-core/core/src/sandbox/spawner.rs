@@ -189,7 +189,7 @@ impl Spawner {
     /// /dev/null where they are not among them; a regular file there could not be written, since
     /// the limit on files' size is 0, but a pipe can.
     ///
-    /// Takes a few milliseconds, and waits for the launcher [as long](PATIENCE) at most.
+    /// Takes a few milliseconds, and waits for the launcher for 10 s at most.
     ///
     /// # Errors
     /// Where a step fails, or a layer is missing and the confinement is not
@@ -322,8 +322,8 @@ impl Origin {
             arguments,
         };
         let mut gate = Control::new(gate);
-        gate.send(&ToLauncher::Orders(orders), &[])?;
-        match gate.receive_within(PATIENCE) {
+        let sent = gate.send(&ToLauncher::Orders(orders), &[]);
+        match sent.and_then(|()| gate.receive_within(PATIENCE)) {
             Ok((FromLauncher::Standing(more), _)) => missing.extend(more),
             Ok((FromLauncher::Failed { step, reason }, _)) => {
                 return Err(SpawnError::Launcher { step, reason });
