@@ -11,7 +11,8 @@
 //! | posts the completion to the client | says that it is done, how, and at which position ([`Ledger::done`]), and the producer index |
 //! | frees the slot | has the head of the device's completion queue |
 //!
-//! A successor therefore needs nothing that a client could have written to.
+//! Entries of the completion ring are written before the producer index is recorded. A successor
+//! therefore needs nothing that a client could have written to.
 
 mod counts;
 mod slot;

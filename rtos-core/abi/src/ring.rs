@@ -6,9 +6,8 @@
 //! that cannot be.
 //!
 //! A side whose process died is followed by another that starts `at` the index that the ledger
-//! has. Its predecessor may not have come to saying that index, or to filling the positions before
-//! it: the successor fills what is still wanted of them ([`Producer::refill`]), and its first
-//! `publish` says the index in any case.
+//! has, and which is recorded there between filling or taking and `publish`. Its predecessor may
+//! not have come to saying that index, so the first `publish` says it in any case.
 
 use core::sync::atomic::Ordering;
 
@@ -123,31 +122,12 @@ impl<W: Words, const N: usize> Producer<W, N> {
     /// knows that there is [`room`](Self::room): else an entry that was not taken is lost.
     #[inline]
     pub fn push(&mut self, entry: [u64; N]) {
-        self.fill(self.tail, entry);
-        self.tail = self.tail.wrapping_add(1);
-    }
-
-    /// Fills once more a position that a predecessor counted as filled but may have died before
-    /// filling, or before the consumer saw it. The entry is the same each time; a consumer that
-    /// has taken it already is not bothered. `false`, and nothing done, when `position` is not
-    /// among the `capacity` positions before [`position`](Self::position).
-    #[must_use = "a position that cannot be filled again comes from a ledger that is wrong"]
-    pub fn refill(&mut self, position: u32, entry: [u64; N]) -> bool {
-        let back = self.tail.wrapping_sub(position);
-        let possible = (1..=self.layout.capacity).contains(&back);
-        if possible {
-            self.fill(position, entry);
-        }
-        possible
-    }
-
-    #[inline]
-    fn fill(&self, position: u32, entry: [u64; N]) {
-        let index = (position & (self.layout.capacity - 1)) as usize;
+        let index = (self.tail & (self.layout.capacity - 1)) as usize;
         let base = self.layout.entries + index * N;
         for (offset, word) in entry.into_iter().enumerate() {
             self.words.store(base + offset, word, Ordering::Relaxed);
         }
+        self.tail = self.tail.wrapping_add(1);
     }
 
     /// Makes visible what was pushed. Whether there was anything; the first time, which may say
