@@ -3,6 +3,7 @@
 mod bench;
 mod bind;
 mod completions;
+mod core;
 mod doctor;
 mod identify;
 mod list;
@@ -24,6 +25,7 @@ pub(crate) enum Command {
     Smart(smart::Smart),
     Bench(bench::Bench),
     Model(model::Model),
+    Core(core::Core),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
     Man(man::Man),
@@ -40,6 +42,7 @@ impl Command {
             Self::Smart(command) => command.run(context),
             Self::Bench(command) => command.run(context),
             Self::Model(command) => command.run(context),
+            Self::Core(command) => command.run(context),
             Self::Doctor(command) => command.run(context),
             Self::Completions(command) => command.run(),
             Self::Man(command) => command.run(),

@@ -1,6 +1,7 @@
 //! The `uniddrv` command as its users run it: arguments in; exit status, text
 //! and JSON out.
 
+mod core;
 mod devices;
 mod measure;
 mod support;
