@@ -138,3 +138,113 @@ fn key(address: &Address) -> String {
         _ => address.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A machine of folders.
+    struct Machine(TempDir);
+
+    impl Machine {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn function(&self, address: &str, group: Option<u32>, driver: Option<&str>) {
+            let sys = self.0.path().join("sys");
+            let device = sys.join("bus/pci/devices").join(address);
+            fs::create_dir_all(&device).unwrap();
+            if let Some(driver) = driver {
+                symlink(Path::new("../../drivers").join(driver), device.join("driver")).unwrap();
+            }
+            if let Some(group) = group {
+                let members = sys.join(format!("kernel/iommu_groups/{group}/devices"));
+                fs::create_dir_all(&members).unwrap();
+                symlink(members.parent().unwrap(), device.join("iommu_group")).unwrap();
+                symlink(&device, members.join(address)).unwrap();
+            }
+        }
+
+        fn assignments(&self) -> Assignments {
+            Assignments::new(Sysfs::new(self.0.path()))
+        }
+    }
+
+    fn address(text: &str) -> Address {
+        text.parse().unwrap()
+    }
+
+    const ONE: &str = "0000:03:00.0";
+    const OTHER: &str = "0000:03:00.1";
+
+    #[test]
+    fn a_device_belongs_to_one_driver_until_it_is_revoked() {
+        let machine = Machine::new();
+        machine.function(ONE, Some(7), Some("vfio-pci"));
+        let mut assignments = machine.assignments();
+        assignments.assign(&address(ONE), "nvme:0").unwrap();
+        assert_eq!(assignments.owner(&address("03:00.0")), Some("nvme:0"));
+        for driver in ["nvme:1", "nvme:0"] {
+            let error = assignments.assign(&address("03:00.0"), driver).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(ONE) && text.contains("driver nvme:0"), "{text}");
+        }
+        assert_eq!(assignments.revoke(&address(ONE)).as_deref(), Some("nvme:0"));
+        assert_eq!(assignments.revoke(&address(ONE)), None);
+        assignments.assign(&address(ONE), "nvme:1").unwrap();
+    }
+
+    #[test]
+    fn a_group_is_never_split() {
+        let machine = Machine::new();
+        machine.function(ONE, Some(7), Some("vfio-pci"));
+        machine.function(OTHER, Some(7), Some("vfio-pci"));
+        machine.function("0000:04:00.0", Some(8), Some("vfio-pci"));
+        let mut assignments = machine.assignments();
+        assignments.assign(&address(ONE), "nvme:0").unwrap();
+        let text = assignments.assign(&address(OTHER), "nvme:1").unwrap_err().to_string();
+        assert!(text.contains("group 7 with 0000:03:00.0 (nvme:0)"), "{text}");
+        assert_eq!(assignments.owner(&address(OTHER)), None);
+        // The same driver may have it, and another group is another matter.
+        assignments.assign(&address(OTHER), "nvme:0").unwrap();
+        assignments.assign(&address("0000:04:00.0"), "nvme:1").unwrap();
+        // It is free when all of it is.
+        assignments.revoke(&address(ONE));
+        assert!(assignments.assign(&address(ONE), "nvme:1").is_err());
+        assignments.revoke(&address(OTHER));
+        assignments.assign(&address(ONE), "nvme:1").unwrap();
+    }
+
+    #[test]
+    fn a_group_that_linux_drives_in_part_is_not_given_out() {
+        let machine = Machine::new();
+        machine.function(ONE, Some(7), Some("vfio-pci"));
+        machine.function(OTHER, Some(7), Some("nvme"));
+        machine.function("0000:02:00.0", Some(7), Some("pcieport"));
+        machine.function("0000:03:00.2", Some(7), None);
+        let text = machine.assignments().assign(&address(ONE), "nvme:0").unwrap_err().to_string();
+        assert!(text.contains("group 7 with 0000:03:00.1 (nvme), and"), "{text}");
+    }
+
+    #[test]
+    fn devices_without_a_group_stand_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (socket, link) = (folder.path().join("socket"), folder.path().join("link"));
+        fs::write(&socket, "").unwrap();
+        symlink(&socket, &link).unwrap();
+        let mut assignments = Machine::new().assignments();
+        assignments.assign(&Address::VfioUser(socket), "nvme:0").unwrap();
+        assert!(assignments.assign(&Address::VfioUser(link), "nvme:1").is_err());
+        assignments.assign(&address("model:nvme"), "nvme:1").unwrap();
+        assignments.assign(&address("model:edu"), "edu:0").unwrap();
+        assert!(assignments.assign(&address("model:edu"), "edu:1").is_err());
+        assignments.assign(&address("vfio-user:/nowhere/socket"), "nvme:2").unwrap();
+    }
+}

@@ -31,6 +31,8 @@ mod work;
 mod worker;
 
 #[cfg(test)]
+mod fake;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

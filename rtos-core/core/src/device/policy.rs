@@ -97,6 +97,7 @@ pub(super) fn windows(
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "it is meant: one part")]
 mod tests {
     use super::*;
 

@@ -1,13 +1,14 @@
 //! What the tests of this folder share: servers, workers, and the driver's end of a socket.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use rustix::net::SendFlags;
 use tempfile::TempDir;
 use uniddrv::control::{Control, pair};
 use uniddrv::vfio_user::Timeouts;
@@ -16,10 +17,11 @@ use uniddrv_abi::message::{FromDevice, ToDevice};
 use uniddrv_models::vfio_user::Server;
 use uniddrv_models::{NvmeModel, nvme};
 
+use super::opener::Open;
 use super::{DeviceId, DriverId, Event, Opened, Settings, Token, Worker};
 
 /// Longer than anything here takes on the slowest machine.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A server of an NVMe model on a thread of its own.
 pub(super) struct Served {
@@ -68,9 +70,20 @@ impl Bench {
         let (events, receiver) = channel();
         let notified = Arc::new(AtomicU32::new(0));
         let count = notified.clone();
-        let notify = move || drop(count.fetch_add(1, Ordering::Relaxed));
+        let notify = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        };
         let worker = Worker::spawn(DeviceId(3), address, &settings, notify, events).unwrap();
         Self { worker, events: receiver, notified }
+    }
+
+    /// A worker for whatever `opener` opens.
+    pub(super) fn with(opener: Box<dyn Open>) -> Self {
+        let (events, receiver) = channel();
+        let address = "0000:03:00.0".parse().unwrap();
+        let id = DeviceId(3);
+        let worker = Worker::spawn_with(id, address, opener, 1, || {}, events).unwrap();
+        Self { worker, events: receiver, notified: Arc::default() }
     }
 
     /// The next event.
@@ -178,8 +191,17 @@ impl Process {
         }
     }
 
-    pub(super) fn raw(&self) -> &Control {
-        &self.0
+    /// Why the device is gone.
+    pub(super) fn gone(&mut self, question: &ToDevice) -> String {
+        match self.ask(question) {
+            FromDevice::Refused { gone: true, text } => text,
+            other => panic!("{question:?}: {other:?}"),
+        }
+    }
+
+    /// Sends bytes that need not be a message.
+    pub(super) fn send(&self, bytes: &[u8]) {
+        rustix::net::send(self.0.as_fd(), bytes, SendFlags::NOSIGNAL).unwrap();
     }
 }
 
@@ -188,21 +210,4 @@ pub(super) fn folder() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("socket");
     (folder, socket)
-}
-
-/// Whether `condition` holds before long.
-pub(super) fn soon(mut condition: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + PATIENCE;
-    while Instant::now() < end {
-        if condition() {
-            return true;
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-    false
-}
-
-/// A file that nobody but the caller has.
-pub(super) fn spare_fd() -> OwnedFd {
-    std::fs::File::open("/dev/null").unwrap().into()
 }
