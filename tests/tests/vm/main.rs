@@ -20,6 +20,7 @@ use uniddrv::{Address, Device, PciAddress};
 mod bind;
 mod iommu;
 mod nvme;
+mod partition;
 mod vfio;
 
 /// The NVMe controller that keeps data.
