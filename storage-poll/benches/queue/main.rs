@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 #![allow(missing_docs, reason = "criterion's macros make undocumented functions")]
 
+#[path = "../common/instant.rs"]
 mod instant;
 
 use std::sync::Arc;
