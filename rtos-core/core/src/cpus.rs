@@ -2,7 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io;
 use std::str::FromStr;
+
+use rustix::io::Errno;
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// The number of a CPU, below [`Cpu::LIMIT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -10,7 +15,7 @@ pub struct Cpu(u32);
 
 impl Cpu {
     /// One more than the highest number: what an affinity mask holds.
-    pub const LIMIT: u32 = rustix::thread::CpuSet::MAX_CPU as u32;
+    pub const LIMIT: u32 = CpuSet::MAX_CPU as u32;
 
     /// The CPU `number`; `None` where it is too high for an affinity mask.
     pub const fn new(number: u32) -> Option<Self> {
@@ -20,6 +25,24 @@ impl Cpu {
     /// Its number.
     pub const fn number(self) -> u32 {
         self.0
+    }
+
+    /// Pins a process to it, or the calling thread.
+    ///
+    /// # Errors
+    /// EINVAL where it may not run there, ESRCH where it has ended, EPERM where it is another's.
+    pub fn pin(self, process: Option<u32>) -> io::Result<()> {
+        let process = match process {
+            Some(process) => {
+                // 0 would be the calling thread.
+                let process = i32::try_from(process).ok().and_then(Pid::from_raw);
+                Some(process.ok_or(io::Error::from(Errno::SRCH))?)
+            }
+            None => None,
+        };
+        let mut set = CpuSet::new();
+        set.set(self.0 as usize);
+        Ok(sched_setaffinity(process, &set)?)
     }
 }
 
@@ -220,6 +243,23 @@ mod tests {
         for mask in ["", "x", "+1", "123456789", "1,,2", &beyond] {
             assert!(Cpus::from_mask(mask).is_err(), "{mask:?} was accepted");
         }
+    }
+
+    #[test]
+    fn a_thread_is_pinned_where_it_may_run() {
+        let now = || {
+            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+            line.unwrap().parse::<Cpus>().unwrap()
+        };
+        let last = now().iter().last().unwrap();
+        let pinned = std::thread::spawn(move || last.pin(None).map(|()| now())).join().unwrap();
+        assert_eq!(pinned.unwrap().iter().collect::<Vec<_>>(), [last]);
+        let nobody = |process| last.pin(Some(process)).unwrap_err().raw_os_error();
+        assert_eq!(nobody(0), Some(Errno::SRCH.raw_os_error()), "0 would mean this thread");
+        assert_eq!(nobody(u32::MAX), Some(Errno::SRCH.raw_os_error()));
+        let absent = Cpu::new(Cpu::LIMIT - 1).unwrap();
+        assert_eq!(absent.pin(None).unwrap_err().raw_os_error(), Some(Errno::INVAL.raw_os_error()));
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub use shortfall::Shortfall;
 /// What a configuration needs of the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wants {
-    /// The CPUs that drivers run on.
+    /// The CPUs that drivers alone run on.
     pub cpus: Cpus,
     /// Bytes in huge pages; 0 where none are wanted.
     pub huge: u64,
@@ -61,7 +61,8 @@ impl Wants {
             matches!(which, Which::Match(_) | Which::Address(uniddrv::Address::Pci(_)))
         };
         Self {
-            cpus: config.driver_cpus(),
+            // One that the core runs on cannot be kept from it.
+            cpus: config.driver_cpus().without(&config.core.cpu.into_iter().collect()),
             huge: if config.core.huge_pages { bytes(|_| true) } else { 0 },
             locked: bytes(is_vfio),
             real_time: config.devices.iter().any(|device| device.realtime.is_some()),
@@ -213,19 +214,18 @@ impl Partition {
         &self.cpus
     }
 
-    /// Lets a process run on `cpu`: to be called before its affinity is set, which Linux refuses
-    /// for CPUs of a partition that the process is not in. A CPU that is not the partition's, or
-    /// a partition that could not be made, needs nothing.
+    /// Puts a process on `cpu`. A CPU of the partition takes in nobody else: the process joins
+    /// the control group first.
     ///
     /// # Errors
-    /// ESRCH for a process that has ended.
-    pub fn admit(&mut self, process: u32, cpu: Cpu) -> io::Result<()> {
-        match (&self.hierarchy, &self.state.group) {
-            (Some(hierarchy), Some(group)) if self.cpus.contains(cpu) => {
-                hierarchy.join(group, process, self.kernel.as_mut())
-            }
-            _ => Ok(()),
+    /// ESRCH for a process that has ended; EINVAL for a CPU that it may not use.
+    pub fn place(&mut self, process: u32, cpu: Cpu) -> io::Result<()> {
+        if let (Some(hierarchy), Some(group)) = (&self.hierarchy, &self.state.group)
+            && self.cpus.contains(cpu)
+        {
+            hierarchy.join(group, process, self.kernel.as_mut())?;
         }
+        self.kernel.pin(process, cpu)
     }
 
     /// Says whether a driver polls now: as long as one does, no CPU may sleep so deeply that it

@@ -8,8 +8,6 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::Pid;
-use rustix::thread::{CpuSet, sched_setaffinity};
 use uniddrv_core::cpus::{Cpu, Cpus};
 use uniddrv_core::partition::{Kind, Partition, Shortfall, Wants, held};
 
@@ -72,12 +70,6 @@ fn allowed(process: u32) -> Cpus {
     line.unwrap().parse().unwrap()
 }
 
-fn pin(process: u32, cpu: Cpu) -> rustix::io::Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu.number() as usize);
-    sched_setaffinity(Pid::from_raw(process.cast_signed()), &set)
-}
-
 #[test]
 fn a_cpu_is_isolated_and_given_back() {
     let Some(_guest) = guest() else { return };
@@ -90,10 +82,9 @@ fn a_cpu_is_isolated_and_given_back() {
 
     let stranger = Driver::start();
     assert_eq!(allowed(stranger.id()).to_string(), "0");
-    assert!(pin(stranger.id(), cpu(1)).is_err(), "Linux keeps others away");
+    assert!(cpu(1).pin(Some(stranger.id())).is_err(), "Linux keeps others away");
     let driver = Driver::start();
-    partition.admit(driver.id(), cpu(1)).unwrap();
-    pin(driver.id(), cpu(1)).unwrap();
+    partition.place(driver.id(), cpu(1)).unwrap();
     assert_eq!(allowed(driver.id()).to_string(), "1");
 
     let default = fs::read_to_string("/proc/irq/default_smp_affinity").unwrap();
@@ -137,7 +128,7 @@ fn what_a_killed_core_leaves_is_put_back_by_the_next() {
     if let Some(record) = env::var_os(VICTIM) {
         let (mut partition, _) = take(Path::new(&record), "1");
         let driver = Driver::start();
-        partition.admit(driver.id(), cpu(1)).unwrap();
+        partition.place(driver.id(), cpu(1)).unwrap();
         fs::write(Path::new(&record).with_extension("ready"), "").unwrap();
         thread::sleep(Duration::from_mins(10));
         panic!("was not killed");

@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use crate::cpus::Cpu;
+
 /// What changes the machine.
 pub(super) trait Kernel: Debug + Send {
     /// Writes a value to a file of the kernel's, which must be there.
@@ -20,6 +22,9 @@ pub(super) trait Kernel: Debug + Send {
 
     /// Opens a device file to write to.
     fn open(&mut self, path: &Path) -> io::Result<File>;
+
+    /// Pins a process to a CPU.
+    fn pin(&mut self, process: u32, cpu: Cpu) -> io::Result<()>;
 
     /// Writes an ordinary file whole or not at all; only its owner reads it.
     fn keep(&mut self, path: &Path, text: &str) -> io::Result<()>;
@@ -48,6 +53,10 @@ impl Kernel for Linux {
 
     fn open(&mut self, path: &Path) -> io::Result<File> {
         OpenOptions::new().write(true).open(path)
+    }
+
+    fn pin(&mut self, process: u32, cpu: Cpu) -> io::Result<()> {
+        cpu.pin(Some(process))
     }
 
     fn keep(&mut self, path: &Path, text: &str) -> io::Result<()> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::kernel::{Kernel, Linux};
-use crate::cpus::Cpus;
+use crate::cpus::{Cpu, Cpus};
 
 /// A temporary folder with `sys`, `proc` and `dev` of a machine of four CPUs.
 #[derive(Debug)]
@@ -121,6 +121,7 @@ struct Inner {
     kinds: Vec<&'static str>,
     /// Files that refuse to be written to.
     refused: Vec<&'static str>,
+    pinned: Vec<(u32, u32)>,
 }
 
 /// A kernel that keeps its state in a [`Tree`].
@@ -130,7 +131,13 @@ pub(super) struct Simulated(Arc<Mutex<Inner>>);
 impl Simulated {
     pub(super) fn new(fault: Fault) -> Self {
         let kinds = vec!["isolated", "root"];
-        Self(Arc::new(Mutex::new(Inner { fault, steps: 0, kinds, refused: Vec::new() })))
+        Self(Arc::new(Mutex::new(Inner {
+            fault,
+            steps: 0,
+            kinds,
+            refused: Vec::new(),
+            pinned: Vec::new(),
+        })))
     }
 
     /// One that can make these kinds of partition only.
@@ -150,6 +157,11 @@ impl Simulated {
     /// How many changes were asked for.
     pub(super) fn steps(&self) -> usize {
         self.0.lock().unwrap().steps
+    }
+
+    /// Processes with the CPUs that they were pinned to.
+    pub(super) fn pinned(&self) -> Vec<(u32, u32)> {
+        self.0.lock().unwrap().pinned.clone()
     }
 
     pub(super) fn boxed(&self) -> Box<dyn Kernel> {
@@ -250,6 +262,12 @@ impl Kernel for Simulated {
 
     fn open(&mut self, path: &Path) -> io::Result<File> {
         self.step(path, |_| Linux.open(path))
+    }
+
+    fn pin(&mut self, process: u32, cpu: Cpu) -> io::Result<()> {
+        self.step(Path::new("/"), |_| Ok(()))?;
+        self.0.lock().unwrap().pinned.push((process, cpu.number()));
+        Ok(())
     }
 
     fn keep(&mut self, path: &Path, text: &str) -> io::Result<()> {

@@ -29,10 +29,11 @@ fn cpus_are_isolated_and_given_back() {
     assert_eq!(tree.read(&format!("{}/cgroup.subtree_control", group())), "cpuset");
     assert_eq!(held(tree.root()), "2-3".parse().unwrap());
 
-    partition.admit(4711, Cpu::new(2).unwrap()).unwrap();
+    partition.place(4711, Cpu::new(2).unwrap()).unwrap();
     assert_eq!(tree.read(&format!("{}/drivers/cgroup.procs", group())), "4711");
-    partition.admit(4712, Cpu::new(1).unwrap()).unwrap();
+    partition.place(4712, Cpu::new(1).unwrap()).unwrap();
     assert_eq!(tree.read(&format!("{}/drivers/cgroup.procs", group())), "4711", "not its CPU");
+    assert_eq!(kernel.pinned(), [(4711, 2), (4712, 1)]);
 
     assert_eq!(tree.affinity(1), "0-1", "leaves 2 and 3");
     assert_eq!(tree.affinity(24), "0-1", "had nowhere else to go");
@@ -95,7 +96,7 @@ fn what_the_kernel_says_is_passed_on() {
     assert_eq!(shortfalls[0].why, "isolated invalid (Parent has no CPU left)");
     assert!(shortfalls[0].mend.starts_with("leave Linux a CPU"), "{shortfalls:?}");
     assert!(!tree.root().join(group()).exists(), "no half-made group is left");
-    partition.admit(4711, Cpu::new(2).unwrap()).unwrap();
+    partition.place(4711, Cpu::new(2).unwrap()).unwrap();
     assert_eq!(tree.affinity(1), "0-3", "there is nowhere else");
     drop(partition);
     assert_eq!(tree.snapshot(), before);
@@ -200,7 +201,7 @@ fn a_core_that_is_killed_at_any_step_leaves_nothing_for_long() {
         let tree = Tree::new();
         let before = tree.snapshot();
         let (mut partition, _) = take(&tree, &Simulated::new(Fault::Killed(step)), "2-3");
-        let _ = partition.admit(4711, Cpu::new(2).unwrap());
+        let _ = partition.place(4711, Cpu::new(2).unwrap());
         // Nothing of what it does now has an effect.
         drop(partition);
         let (partition, shortfalls) = take(&tree, &Simulated::new(Fault::Never), "1");
@@ -219,7 +220,7 @@ fn a_core_that_is_killed_while_it_cleans_up_leaves_it_to_the_next() {
         let before = tree.snapshot();
         let kernel = Simulated::new(Fault::Never);
         let (mut partition, _) = take(&tree, &kernel, "2-3");
-        partition.admit(4711, Cpu::new(2).unwrap()).unwrap();
+        partition.place(4711, Cpu::new(2).unwrap()).unwrap();
         std::mem::forget(partition);
         (tree, before)
     };
@@ -334,4 +335,6 @@ fn what_is_wanted_comes_from_the_configuration() {
         Wants { cpus: "2-3".parse().unwrap(), huge: 12 << 20, locked: 8 << 20, real_time: true };
     assert_eq!(Wants::of(&config("")), expected);
     assert_eq!(Wants::of(&config("huge_pages = false")).huge, 0);
+    let shared = Wants::of(&config("cpu = 3"));
+    assert_eq!(shared.cpus.to_string(), "2", "the core could not run on it");
 }
