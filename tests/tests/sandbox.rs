@@ -498,6 +498,55 @@ fn what_cannot_be_had_is_said() {
     assert_ne!(policy == "1", said, "{stat}");
 }
 
+/// The names of layers that cannot be had, and outcomes with the rest, where a limit of Linux's
+/// on namespaces is 0. Nothing where there are no namespaces to try that in.
+fn without(limit: &str, attempts: &str) -> Option<(String, String)> {
+    let script = format!(
+        "echo 0 >/proc/sys/user/{limit} && $HOST missing && echo -- && \
+         $HOST partly $DRIVER {attempts}"
+    );
+    // The limit is that of a user namespace, and this is a new one.
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "sh", "-c", &script])
+        .env("HOST", PROGRAMS.host())
+        .env("DRIVER", PROGRAMS.driver())
+        .output();
+    let output = match output {
+        Ok(output) if complete(None) => output,
+        _ => {
+            say("skipped: it needs user namespaces and the command unshare");
+            return None;
+        }
+    };
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let (missing, outcomes) = text.split_once("--\n").unwrap();
+    Some((missing.to_owned(), outcomes.to_owned()))
+}
+
+#[test]
+fn with_a_layer_missing_the_others_stand() {
+    let Some((missing, outcomes)) = without("max_user_namespaces", "live open map-registers")
+    else {
+        return;
+    };
+    assert!(missing.contains("no user namespace of its own (No space left"), "{missing}");
+    assert!(missing.contains("sysctl user.max_user_namespaces"), "{missing}");
+    // There is no other user to become in that namespace.
+    assert!(missing.contains("no user of its own"), "{missing}");
+    assert_eq!(missing.lines().count(), 2, "{missing}");
+    let expected = "live done; exited with status 0\nopen errno 1; exited with status 0\n\
+                    map-registers ; killed by SIGSYS\n";
+    assert_eq!(outcomes, expected);
+
+    let Some((missing, outcomes)) = without("max_pid_namespaces", "abort kill-parent") else {
+        return;
+    };
+    assert!(missing.contains("no PID namespace of its own (No space left"), "{missing}");
+    // An ordinary process is aborted as usual.
+    assert_eq!(outcomes, "abort ; killed by SIGABRT\nkill-parent ; killed by SIGSYS\n");
+}
+
 #[test]
 fn what_makes_no_sense_is_refused() {
     let spawner = spawner();

@@ -1,7 +1,8 @@
 //! A process that has sandboxed processes, for tests. Their program is `hostile_driver`.
 //!
 //! `sandbox_host try|free PROGRAM ATTEMPT...` runs it once for each attempt, in a sandbox or
-//! outside of any, and prints on a line each what came of it. `missing` prints the layers of the
+//! outside of any, and prints on a line each what came of it; `partly` is content with what there
+//! is of a sandbox. `missing` prints the layers of the
 //! sandbox that cannot be had. `hold PROGRAM` prints the number of a sandboxed process and waits
 //! for ever. `time PROGRAM COUNT` prints how long spawning takes, in microseconds.
 #![forbid(unsafe_code)]
@@ -33,11 +34,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     launch_if_asked();
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["try", program, attempts @ ..] => {
+        [how @ ("try" | "partly"), program, attempts @ ..] => {
             let spawner = Spawner::new()?;
             let program = Program::load(Path::new(program))?;
+            let confinement = Confinement { partial: *how == "partly", ..confinement() };
             for attempt in attempts {
-                println!("{attempt} {}", confined(&spawner, &program, attempt)?);
+                println!("{attempt} {}", confined(&spawner, &program, &confinement, attempt)?);
             }
         }
         ["free", program, attempts @ ..] => {
@@ -66,7 +68,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
         ["time", program, count] => time(program, count.parse()?)?,
-        _ => return Err("usage: sandbox_host try|free|missing|hold|time ...".into()),
+        _ => return Err("usage: sandbox_host try|partly|free|missing|hold|time ...".into()),
     }
     Ok(())
 }
@@ -118,11 +120,16 @@ fn outcome(mut output: impl Read, ended: Option<Ended>) -> Result<String, Box<dy
     Ok(format!("{}; {ended}", text.trim().replace('\n', " ")))
 }
 
-fn confined(spawner: &Spawner, program: &Program, attempt: &str) -> Result<String, Box<dyn Error>> {
+fn confined(
+    spawner: &Spawner,
+    program: &Program,
+    confinement: &Confinement,
+    attempt: &str,
+) -> Result<String, Box<dyn Error>> {
     let belongings = Belongings::new()?;
     let (reader, writer) = pipe()?;
     let inherited = belongings.with_output(writer.as_fd());
-    let mut child = spawner.spawn(program, &[attempt], &confinement(), &inherited)?;
+    let mut child = spawner.spawn(program, &[attempt], confinement, &inherited)?;
     let ended = child.wait(PATIENCE)?;
     drop(writer);
     outcome(reader, ended)

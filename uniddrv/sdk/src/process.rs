@@ -143,7 +143,7 @@ impl Birth<'_> {
             libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
             (pid, errno)
         };
-        let Some(pid) = Pid::from_raw(pid).filter(|_| pid > 0) else {
+        let Some(pid) = (pid > 0).then(|| Pid::from_raw(pid)).flatten() else {
             return Err(BirthError { step: "clone", source: errno });
         };
         // SAFETY: clone succeeded with CLONE_PIDFD, so it has stored a new file descriptor here

@@ -1,7 +1,9 @@
 //! An empty file system for a root.
 
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_remount, unmount,
+};
 use rustix::process::{chdir, pivot_root};
 
 /// Makes an empty file system that cannot be written this process's root, in its own mount
@@ -11,6 +13,10 @@ use rustix::process::{chdir, pivot_root};
 /// Which step failed, and how.
 pub(super) fn leave() -> Result<(), (&'static str, Errno)> {
     let at = |step| move |error| (step, error);
+    // Without a user namespace of its own, the machine's mount namespace would see what is
+    // mounted here.
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).map_err(at("making mounts private"))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     // /proc is where the launcher itself came from, so it is there.
     let options = c"size=4k,nr_inodes=1,mode=0555";

@@ -396,7 +396,10 @@ fn bear(mut birth: Birth<'_>) -> Result<(Pidfd, Namespaces, Vec<Missing>), Spawn
                 return Ok((process, namespaces, missing));
             }
             Err(error) if error.step == "clone" && !namespaces.is_empty() => {
-                refusal = error.source.to_string();
+                // The first one says what is lacking; what follows is only more of it.
+                if refusal.is_empty() {
+                    refusal = error.source.to_string();
+                }
             }
             Err(error) => return Err(error.into()),
         }

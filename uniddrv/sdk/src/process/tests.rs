@@ -101,6 +101,16 @@ fn what_cannot_be_spawned_says_why() {
     };
     let error = spawn(folder.as_fd(), &[]);
     assert_eq!((error.step, error.source.raw_os_error()), ("execveat", Some(libc::EACCES)));
+    // A thread, but without the signal handlers that threads share.
+    let birth = Birth {
+        program: folder.as_fd(),
+        arguments: &[c"x"],
+        environment: &[],
+        inherited: &[],
+        namespaces: Namespaces::from_bits_retain(libc::CLONE_THREAD),
+    };
+    let error = birth.spawn().unwrap_err();
+    assert_eq!((error.step, error.source.raw_os_error()), ("clone", Some(libc::EINVAL)));
     let twice = [(folder.as_fd(), 3), (folder.as_fd(), 3)];
     for inherited in [&twice[..], &[(folder.as_fd(), -1)], &[(folder.as_fd(), i32::MAX)]] {
         let error = spawn(shell().as_fd(), inherited);
