@@ -162,6 +162,12 @@ pub trait Transport: Send + Sync {
     fn hang_up(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+
+    /// Ends the connection to a server that is not to be waited for any more; the device is gone
+    /// then. Nothing happens where there is no server.
+    fn disconnect(&self, reason: &str) {
+        let _ = reason;
+    }
 }
 
 /// No device: for memory that somebody else maps for one.

@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use uniddrv::address::ModelAddress;
@@ -17,7 +17,7 @@ use uniddrv::transport::TransportError;
 use super::{DeviceId, Settings};
 
 /// How much of what a model said last is told, in bytes.
-const LAST_WORDS: i64 = 2048;
+const LAST_WORDS: u64 = 2048;
 
 /// A model's process, running or not. Killed when dropped.
 #[derive(Debug)]
@@ -34,6 +34,10 @@ struct Running {
     child: Child,
     // What it writes to standard error. Memory: a pipe that nobody reads would stop it.
     errors: File,
+    // Whether it was connected to: it can do what it was asked to.
+    served: bool,
+    // Attempts to connect since then that failed although it listens.
+    failures: u32,
 }
 
 impl ModelProcess {
@@ -52,23 +56,40 @@ impl ModelProcess {
         &self.socket
     }
 
-    /// Starts it, unless it runs.
-    pub(super) fn run(&mut self) -> Result<(), TransportError> {
-        if let Some(running) = &mut self.running {
-            match running.child.try_wait() {
-                Ok(None) => return Ok(()),
-                Ok(Some(status)) => tracing::warn!(
-                    address = self.address,
-                    %status,
-                    said = running.last_words(),
-                    "the model ended"
-                ),
-                Err(error) => return Err(self.error("ask after the model", error)),
-            }
-        }
+    /// Ends it.
+    pub(super) fn kill(&mut self) {
         self.running = None;
-        let running = self.start().map_err(|error| self.error("start the model", error))?;
-        self.running = Some(running);
+    }
+
+    /// Starts it, unless it runs.
+    ///
+    /// # Errors
+    /// `Unsupported` for one that ended by itself before anybody was connected to it.
+    pub(super) fn run(&mut self) -> Result<(), TransportError> {
+        self.look()?;
+        if self.running.is_none() {
+            let running = self.start().map_err(|error| self.error("start the model", error))?;
+            self.running = Some(running);
+        }
+        Ok(())
+    }
+
+    /// Looks whether it has ended.
+    fn look(&mut self) -> Result<(), TransportError> {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let status = match running.child.try_wait() {
+            Ok(None) => return Ok(()),
+            Ok(Some(status)) => status,
+            Err(error) => return Err(self.error("ask after the model", error)),
+        };
+        let (said, served) = (running.last_words(), running.served);
+        self.running = None;
+        let text = format!("the process of {} ended ({status}): {said}", self.address);
+        // One that somebody killed is started again.
+        if !served && status.code().is_some() {
+            return Err(TransportError::Unsupported(text));
+        }
+        tracing::warn!("{text}");
         Ok(())
     }
 
@@ -86,38 +107,33 @@ impl ModelProcess {
             .stderr(errors.try_clone()?)
             .spawn()?;
         tracing::info!(address = self.address, process = child.id(), "model started");
-        Ok(Running { child, errors })
+        Ok(Running { child, errors, served: false, failures: 0 })
     }
 
-    /// What is behind it that nobody could connect: the end of the process, with what it said,
-    /// or else `error`. One that runs and listens but does not answer is killed.
-    pub(super) fn explain(&mut self, error: TransportError) -> TransportError {
-        let Some(running) = &mut self.running else { return error };
-        match running.child.try_wait() {
-            Ok(Some(status)) if status.code().is_some() => {
-                let text = self.ended(status);
-                self.running = None;
-                TransportError::Unsupported(text)
-            }
-            // Killed: the next attempt starts it again.
-            Ok(Some(status)) => {
-                TransportError::io("connect to the model", io::Error::other(self.ended(status)))
-            }
-            Ok(None) => {
-                let starts = matches!(&error, TransportError::Io { error, .. }
-                    if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused));
-                if !starts {
-                    self.running = None;
-                }
-                error
-            }
-            Err(error) => self.error("ask after the model", error),
+    /// Somebody is connected to it.
+    pub(super) fn is_served(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.served = true;
+            running.failures = 0;
         }
     }
 
-    fn ended(&mut self, status: ExitStatus) -> String {
-        let said = self.running.as_mut().map(Running::last_words).unwrap_or_default();
-        format!("the process of {} ended ({status}): {said}", self.address)
+    /// What is behind it that nobody could connect, which is `error` where it is nothing else.
+    /// A model that listens but does not answer, twice in a row, is killed.
+    pub(super) fn explain(&mut self, error: TransportError) -> TransportError {
+        if let Err(end) = self.look() {
+            return end;
+        }
+        let starts = matches!(&error, TransportError::Io { error, .. }
+            if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused));
+        if let Some(running) = self.running.as_mut().filter(|_| !starts) {
+            running.failures += 1;
+            if running.failures > 1 {
+                tracing::warn!(address = self.address, %error, "the model is killed");
+                self.kill();
+            }
+        }
+        error
     }
 
     fn error(&self, action: &str, error: io::Error) -> TransportError {
@@ -133,9 +149,7 @@ impl Running {
         let read = self
             .errors
             .seek(SeekFrom::End(0))
-            .and_then(|len| {
-                self.errors.seek(SeekFrom::Start(len.saturating_sub(LAST_WORDS as u64)))
-            })
+            .and_then(|len| self.errors.seek(SeekFrom::Start(len.saturating_sub(LAST_WORDS))))
             .and_then(|_| self.errors.read_to_end(&mut bytes));
         match read {
             Ok(_) => String::from_utf8_lossy(&bytes).trim().to_owned(),

@@ -1,6 +1,6 @@
 //! How a device is opened, and opened again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ use super::{DeviceId, Settings};
 
 /// How long a model may take until it can be reached.
 const MODEL_START: Duration = Duration::from_secs(5);
+/// How long a model that accepts a connection may take to answer before it is killed.
+const MODEL_ANSWER: Duration = Duration::from_secs(2);
 
 /// What opens a device.
 pub(super) trait Open: Send {
@@ -24,6 +26,9 @@ pub(super) trait Open: Send {
     fn patience(&self) -> Duration {
         Duration::ZERO
     }
+
+    /// What serves the device is of no use any more, although it did not hang up.
+    fn give_up(&mut self) {}
 
     /// Whether it makes sense to open the device again after it was lost.
     fn comes_back(&self) -> bool;
@@ -52,22 +57,25 @@ impl Opener {
     }
 }
 
-/// `timeouts`, none of them longer than `limit`.
-fn within(timeouts: Timeouts, limit: Duration) -> Timeouts {
-    Timeouts { exchange: timeouts.exchange.min(limit), ..timeouts }
+/// Connects to the server at `path`, each of whose answers meanwhile may take `limit` at most.
+fn connect(path: &Path, timeouts: Timeouts, limit: Duration) -> Result<Client, TransportError> {
+    let exchange = timeouts.exchange.min(limit);
+    let client = Client::connect(path, Timeouts { exchange, ..timeouts })?;
+    Ok(client.with_timeouts(timeouts))
 }
 
 impl Open for Opener {
     fn open(&mut self, limit: Duration) -> Result<Arc<dyn Transport>, TransportError> {
         match self {
             Self::Pci(address) => vfio::open(*address),
-            Self::VfioUser(path, timeouts) => {
-                Ok(Arc::new(Client::connect(path, within(*timeouts, limit))?))
-            }
+            Self::VfioUser(path, timeouts) => Ok(Arc::new(connect(path, *timeouts, limit)?)),
             Self::Model(process, timeouts) => {
                 process.run()?;
-                match Client::connect(process.socket(), within(*timeouts, limit)) {
-                    Ok(client) => Ok(Arc::new(client)),
+                match connect(process.socket(), *timeouts, limit.min(MODEL_ANSWER)) {
+                    Ok(client) => {
+                        process.is_served();
+                        Ok(Arc::new(client))
+                    }
                     Err(error) => Err(process.explain(error)),
                 }
             }
@@ -79,6 +87,12 @@ impl Open for Opener {
         match self {
             Self::Model(..) => MODEL_START,
             Self::Pci(_) | Self::VfioUser(..) | Self::None(_) => Duration::ZERO,
+        }
+    }
+
+    fn give_up(&mut self) {
+        if let Self::Model(process, _) = self {
+            process.kill();
         }
     }
 

@@ -292,6 +292,11 @@ impl Work {
         for driver in self.seats.remove_all() {
             self.reports.send(Event::Unserved { driver, reason: Some(reason.to_owned()) });
         }
+        if let Some(device) = self.present() {
+            // It did not hang up, so it hangs: nothing is asked of it any more.
+            device.transport().disconnect("it is connected anew");
+            self.opener.give_up();
+        }
         // A server has one client: the former connection must be no more.
         self.device = None;
         self.start_connecting(true, deadline);

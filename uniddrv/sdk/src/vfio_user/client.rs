@@ -153,6 +153,12 @@ impl Client {
         Ok(client)
     }
 
+    /// From now on the server may take this long.
+    #[must_use]
+    pub fn with_timeouts(self, timeouts: Timeouts) -> Self {
+        Self { timeouts, ..self }
+    }
+
     fn negotiate(&self) -> Result<Capabilities, TransportError> {
         let payload = OURS.version_payload(MINOR);
         let request = Request {
@@ -625,6 +631,10 @@ impl Transport for Client {
 
     fn hang_up(&self) -> Option<BorrowedFd<'_>> {
         Some(self.channel.as_fd())
+    }
+
+    fn disconnect(&self, reason: &str) {
+        self.give_up(reason);
     }
 }
 

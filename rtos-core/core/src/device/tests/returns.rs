@@ -1,5 +1,6 @@
 //! Devices that end, and servers that come back.
 
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -123,6 +124,16 @@ fn a_server_that_comes_back_late_is_asked_again_and_again() {
     lost(&bench);
     bench.worker.reopen(deadline());
     bench.reopened();
+}
+
+#[test]
+fn a_server_that_hangs_is_left_without_a_word() {
+    let (_folder, socket) = folder();
+    // It accepts the connection and all that is written, and never answers.
+    let _hanging = UnixListener::bind(&socket).unwrap();
+    let bench = Bench::new(&socket);
+    bench.worker.reopen(Instant::now() + Duration::from_millis(50));
+    assert!(failed(&bench).contains("no answer"));
 }
 
 #[test]
