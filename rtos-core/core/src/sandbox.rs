@@ -12,6 +12,7 @@
 //! library executes HLT, which is not for user space), or with SIGILL (UD2). A fault of the CPU,
 //! a forbidden system call (SIGSYS), and SIGKILL or SIGSTOP from outside work as everywhere.
 
+mod child;
 mod filter;
 mod launcher;
 mod layer;
@@ -23,9 +24,10 @@ use std::os::fd::RawFd;
 
 use serde::{Deserialize, Serialize};
 
+pub use child::Child;
 pub use launcher::launch_if_asked;
 pub use layer::{Layer, Missing};
-pub use spawner::{Child, SpawnError, Spawner};
+pub use spawner::{SpawnError, Spawner};
 
 /// The name that this program is executed under when it is to be a launcher.
 pub const LAUNCHER: &str = "uniddrv-sandbox";

@@ -10,18 +10,17 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Resource, Rlimit, Signal, getegid, geteuid, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, getegid, geteuid, prlimit};
 use uniddrv::control::{self, Control, ControlError};
 use uniddrv::process::{Birth, BirthError, Ended, Namespaces, Pidfd, set_fifo};
 
+use super::child::{BURIAL, Child};
 use super::orders::{FromLauncher, Orders, ToLauncher};
 use super::{Confinement, Identity, LAUNCHER, Layer, Missing, Scheduling};
 use crate::program::Program;
 
 /// How long a launcher may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a killed process may take to end.
-const BURIAL: Duration = Duration::from_secs(1);
 
 /// Why there is no sandboxed process.
 #[derive(Debug, thiserror::Error)]
@@ -71,70 +70,6 @@ fn list(missing: &[Missing]) -> String {
 
 fn failed<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> SpawnError {
     move |source| SpawnError::Spawner { step, source: source.into() }
-}
-
-/// A sandboxed process. Killed when dropped.
-#[derive(Debug)]
-pub struct Child {
-    process: Pidfd,
-    missing: Vec<Missing>,
-}
-
-impl Child {
-    /// Its number among the core's processes.
-    pub fn pid(&self) -> Pid {
-        self.process.pid()
-    }
-
-    /// The layers of the sandbox that could not be had; none unless the confinement was
-    /// [`partial`](Confinement::partial).
-    pub fn missing(&self) -> &[Missing] {
-        &self.missing
-    }
-
-    /// Sends it a signal. Only SIGKILL and SIGSTOP are certain to have an effect: the first
-    /// process of a namespace ignores what it has no handler for.
-    ///
-    /// # Errors
-    /// See [`Pidfd::kill`].
-    pub fn kill(&self, signal: Signal) -> io::Result<()> {
-        self.process.kill(signal)
-    }
-
-    /// How it has ended, if it has.
-    ///
-    /// # Errors
-    /// See [`Pidfd::try_wait`].
-    pub fn try_wait(&mut self) -> io::Result<Option<Ended>> {
-        self.process.try_wait()
-    }
-
-    /// Waits until it has ended, but no longer than `patience`.
-    ///
-    /// # Errors
-    /// See [`Pidfd::wait`].
-    pub fn wait(&mut self, patience: Duration) -> io::Result<Option<Ended>> {
-        self.process.wait(patience)
-    }
-}
-
-impl AsFd for Child {
-    /// Polls readable once the process has ended.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.process.as_fd()
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        let pid = self.process.pid();
-        let ended = self.process.kill(Signal::KILL).and_then(|()| self.process.wait(BURIAL));
-        match ended {
-            Ok(Some(_)) => {}
-            Ok(None) => tracing::error!(?pid, "a killed driver process does not end"),
-            Err(error) => tracing::error!(?pid, %error, "cannot end a driver process"),
-        }
-    }
 }
 
 type Job = Box<dyn FnOnce(&Origin) + Send>;
@@ -225,7 +160,7 @@ impl Spawner {
         self.run(move |origin| {
             let program = origin.null.as_fd();
             let launcher = origin.prepare(program, Vec::new(), &confinement, &[])?;
-            Ok(launcher.child.missing.clone())
+            Ok(launcher.child.missing().to_vec())
         })
     }
 
@@ -300,7 +235,7 @@ impl Origin {
         drop(launchers_gate);
         let pid = process.pid();
         // Whatever goes wrong from here on, the process ends with this.
-        let mut child = Child { process, missing: Vec::new() };
+        let mut child = Child::new(process);
         let (user, clear_groups) = if namespaces.contains(Namespaces::USER) {
             map_user(pid, confinement.identity, &mut missing)?
         } else {
@@ -342,7 +277,7 @@ impl Origin {
         if !missing.is_empty() && !confinement.partial {
             return Err(SpawnError::Incomplete(missing));
         }
-        child.missing = missing;
+        child.lacks(missing);
         Ok(Launcher { child, gate })
     }
 }

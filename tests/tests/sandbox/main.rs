@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+mod attempts;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write as _, pipe};
 use std::os::fd::AsFd;
@@ -19,168 +21,11 @@ use uniddrv::process::Ended;
 use uniddrv_core::program::Program;
 use uniddrv_core::sandbox::{Child, Confinement, Layer, Scheduling, SpawnError, Spawner, Window};
 
+use crate::attempts::{ATTEMPTS, Denied, ORDINARY};
+
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A user who owns nothing.
 const NOBODY: u32 = 65534;
-
-/// How an attempt is denied.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Denied {
-    /// The process is killed for it.
-    Killed,
-    /// The call fails.
-    Errno(i32),
-}
-use Denied::{Errno, Killed};
-
-const REFUSED: Denied = Errno(libc::EPERM);
-
-/// Whether the attempt succeeds outside of a sandbox, for an unprivileged user on every kernel
-/// that this is tested with.
-const WORKS: bool = true;
-const RARELY: bool = false;
-
-/// Each attempt, how it is denied, and whether it succeeds elsewhere.
-const ATTEMPTS: &[(&str, Denied, bool)] = &[
-    // Files.
-    ("open", REFUSED, WORKS),
-    ("open-root", REFUSED, WORKS),
-    ("open-old", REFUSED, WORKS),
-    ("open-create", REFUSED, RARELY),
-    ("open-own-memory", REFUSED, WORKS),
-    ("open-handle", Killed, RARELY),
-    ("stat", REFUSED, WORKS),
-    ("readlink", REFUSED, WORKS),
-    ("mkdir", Killed, RARELY),
-    ("unlink", Killed, RARELY),
-    ("chdir", Killed, WORKS),
-    ("chroot", Killed, RARELY),
-    ("mount", Killed, RARELY),
-    ("unmount", Killed, RARELY),
-    ("fsopen", Killed, RARELY),
-    ("inotify", Killed, WORKS),
-    // Network and sockets.
-    ("socket-internet", Killed, WORKS),
-    ("socket-unix", Killed, WORKS),
-    ("socket-netlink", Killed, WORKS),
-    ("socketpair", Killed, WORKS),
-    ("connect", Killed, RARELY),
-    ("bind", Killed, RARELY),
-    ("listen", Killed, RARELY),
-    ("accept", Killed, RARELY),
-    ("peer-process", REFUSED, RARELY),
-    ("send-to-another", Killed, WORKS),
-    ("send-device", REFUSED, WORKS),
-    // Other processes, and more of its own.
-    ("trace-me", Killed, WORKS),
-    ("trace-parent", Killed, RARELY),
-    ("kill-parent", Killed, RARELY),
-    ("kill-all", Killed, RARELY),
-    ("kill-thread", Killed, WORKS),
-    ("kill-other-thread", Killed, RARELY),
-    ("queue-signal", Killed, WORKS),
-    ("pidfd", Killed, WORKS),
-    ("pidfd-signal", Killed, RARELY),
-    ("pidfd-take", Killed, RARELY),
-    ("read-process", Killed, WORKS),
-    ("write-process", Killed, WORKS),
-    ("advise-process", Killed, RARELY),
-    ("fork", REFUSED, WORKS),
-    ("fork-old", Killed, WORKS),
-    ("thread", REFUSED, WORKS),
-    ("execute", Killed, RARELY),
-    ("execute-again", Errno(libc::EBADF), RARELY),
-    ("execute-path", Errno(libc::ENOENT), RARELY),
-    ("execute-memory", Killed, RARELY),
-    ("wait-for", Killed, RARELY),
-    // Memory.
-    ("map-registers", Killed, WORKS),
-    ("map-behind", Killed, WORKS),
-    ("map-larger", Killed, WORKS),
-    ("map-privately", Killed, WORKS),
-    ("map-in-disguise", Killed, WORKS),
-    ("map-window-in-disguise", Killed, WORKS),
-    ("remap-window", REFUSED, WORKS),
-    ("remap-pages", Killed, WORKS),
-    ("map-code", Killed, WORKS),
-    ("map-shared-code", Killed, WORKS),
-    ("protect-code", Killed, WORKS),
-    ("protect-code-by-key", Killed, WORKS),
-    ("map-huge", Killed, RARELY),
-    ("map-much", Errno(libc::ENOMEM), WORKS),
-    ("lock-much", REFUSED, RARELY),
-    ("punch-hole", Killed, WORKS),
-    ("memfd", REFUSED, WORKS),
-    ("secret-memory", Killed, RARELY),
-    ("shared-memory", Killed, RARELY),
-    ("message-queue", Killed, RARELY),
-    ("fault-handler", Killed, RARELY),
-    // The file descriptors that it has.
-    ("control-socket", Killed, WORKS),
-    ("control-device", Killed, RARELY),
-    ("type-into-terminal", Killed, RARELY),
-    ("read-device", Killed, WORKS),
-    ("write-device", Killed, WORKS),
-    ("read-device-in-disguise", Killed, WORKS),
-    ("read-device-vector", Killed, WORKS),
-    ("write-device-vector", Killed, WORKS),
-    ("read-at", Killed, WORKS),
-    ("write-at", Killed, WORKS),
-    ("read-vector-at", Killed, WORKS),
-    ("write-vector-at", Killed, WORKS),
-    ("seek", REFUSED, WORKS),
-    ("write-memory", Errno(libc::EFBIG), WORKS),
-    ("resize", Killed, WORKS),
-    ("allocate", Killed, WORKS),
-    ("send-file", Killed, WORKS),
-    ("copy-range", Killed, WORKS),
-    ("splice", Killed, RARELY),
-    ("duplicate", Killed, WORKS),
-    ("duplicate-to", Killed, WORKS),
-    ("duplicate-with", Killed, WORKS),
-    ("duplicate-by-fcntl", REFUSED, WORKS),
-    ("make-blocking", REFUSED, WORKS),
-    ("own-signals", REFUSED, WORKS),
-    ("seal", REFUSED, RARELY),
-    ("mode", Killed, WORKS),
-    ("event", Killed, WORKS),
-    // The rest of the kernel.
-    ("ring", Killed, RARELY),
-    ("bpf", Killed, RARELY),
-    ("counters", Killed, RARELY),
-    ("keys", Killed, WORKS),
-    ("add-key", Killed, RARELY),
-    ("unshare", Killed, RARELY),
-    ("enter-namespace", Killed, RARELY),
-    ("set-user", Killed, WORKS),
-    ("become-root", Killed, RARELY),
-    ("set-group", Killed, RARELY),
-    ("set-capabilities", Killed, RARELY),
-    ("module", Killed, RARELY),
-    ("kernel-log", Killed, RARELY),
-    ("reboot", Killed, RARELY),
-    ("host-name", Killed, RARELY),
-    ("set-clock", Killed, RARELY),
-    ("ports", Killed, RARELY),
-    ("segments", Killed, RARELY),
-    ("personality", Killed, WORKS),
-    ("dumpable", Killed, WORKS),
-    ("outlive", Killed, WORKS),
-    ("let-trace", Killed, RARELY),
-    ("raise-limit", REFUSED, RARELY),
-    ("limits-of-others", Killed, RARELY),
-    ("set-limit", Killed, RARELY),
-    ("another-cpu", REFUSED, RARELY),
-    ("real-time", REFUSED, RARELY),
-    ("priority-lock", Killed, RARELY),
-    ("listen-to-calls", Killed, RARELY),
-    ("timer", Killed, WORKS),
-    ("unknown-call", Killed, RARELY),
-    ("x32-call", Killed, RARELY),
-];
-
-/// What a driver may do, and does.
-const ORDINARY: &[&str] = &["map-window", "map-memory", "receive", "live", "filter-more"];
 
 /// The programs, where every user may execute them.
 struct Programs {
@@ -261,8 +106,8 @@ fn all_denied(user: Option<u32>) {
     let mut wrong = Vec::new();
     for (line, &(name, denied, _)) in outcomes(user, "try", &names).iter().zip(ATTEMPTS) {
         let expected = match denied {
-            Killed => format!("{name} ; killed by SIGSYS"),
-            Errno(number) => format!("{name} errno {number}; exited with status 0"),
+            Denied::Killed => format!("{name} ; killed by SIGSYS"),
+            Denied::Errno(number) => format!("{name} errno {number}; exited with status 0"),
         };
         if *line != expected {
             wrong.push(format!("{line} (expected: {expected})"));
