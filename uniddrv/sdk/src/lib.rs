@@ -18,7 +18,7 @@
 //! | [`sysfs`] | PCI functions as Linux sees them; taking them and giving them back |
 //!
 //! Unsafe code lives in `mapping`, `window`, `dma`, `ring`, `shared`, `sigbus`, `clock`,
-//! `peer`, `process` and `vfio::ioctl` and nowhere else.
+//! `peer`, `process`, `serve::crash` and `vfio::ioctl` and nowhere else.
 
 pub mod address;
 pub mod arena;

@@ -1,8 +1,10 @@
 //! Memory shared through a file descriptor, mapped into this process; and advice on memory.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use rustix::mm::{MapFlags, ProtFlags};
 
@@ -21,6 +23,8 @@ pub struct Mapping {
     base: NonNull<u8>,
     len: usize,
     guard: Option<sigbus::Guard>,
+    /// What this is a part of, and lies in.
+    whole: Option<Arc<Mapping>>,
 }
 
 // SAFETY: a mapping is plain memory of the process, valid on every thread until `drop`, which
@@ -65,7 +69,19 @@ impl Mapping {
             )
         }?;
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok(Self { base, len, guard: None })
+        Ok(Self { base, len, guard: None, whole: None })
+    }
+
+    /// The bytes `range` of this mapping, as one of their own; nothing where they do not lie in it
+    /// or are none.
+    pub fn part(self: &Arc<Self>, range: Range<usize>) -> Option<Self> {
+        if range.is_empty() || range.end > self.len {
+            return None;
+        }
+        // SAFETY: `range` was found to lie in the mapping, which is one object and is kept by
+        // `whole`.
+        let base = unsafe { self.base.add(range.start) };
+        Some(Self { base, len: range.len(), guard: None, whole: Some(self.clone()) })
     }
 
     /// The first byte.
@@ -82,9 +98,13 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        if self.whole.is_some() {
+            return;
+        }
         // The guard goes first: once unmapped, the range may become somebody else's.
         self.guard = None;
-        // SAFETY: `base` and `len` are what `mmap` returned and was given; whoever keeps a
+        // SAFETY: `base` and `len` are what `mmap` returned and was given, since this is no part of
+        // another mapping; a part keeps the whole; whoever keeps a
         // pointer into the mapping also keeps it alive (an `Arc<Mapping>` beside the pointer).
         if let Err(error) = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) } {
             tracing::error!(%error, "munmap of {} bytes failed", self.len);
@@ -135,6 +155,22 @@ mod tests {
         }
         prefetch(address);
         assert!(memory.iter().all(|&byte| byte == 7));
+    }
+
+    #[test]
+    fn a_part_outlives_the_handle_of_its_whole() {
+        let arena = crate::Arena::new(1).unwrap();
+        let whole = Arc::new(Mapping::populated(arena.fd(), 0, 8192).unwrap());
+        for outside in [0..8193, 8192..8193, 5..5, usize::MAX - 1..usize::MAX] {
+            assert!(whole.part(outside).is_none());
+        }
+        let window = |mapping| crate::Window::mapped(Arc::new(mapping), 0, 4096).unwrap();
+        let second = window(whole.part(4096..8192).unwrap());
+        let again = crate::Window::mapped(whole, 4096, 4096).unwrap();
+        second.write32(4092, 7);
+        assert_eq!(again.read32(4092), 7);
+        drop(again);
+        assert_eq!(second.read32(4092), 7);
     }
 
     #[test]

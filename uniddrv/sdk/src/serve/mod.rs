@@ -1,10 +1,18 @@
 //! Drivers as processes of their own: what a driver implements so that the core can run it, and
 //! its successor can take over from it.
 
-pub mod client;
+mod client;
+#[expect(unsafe_code)]
+mod crash;
+mod runtime;
 pub mod table;
+mod transport;
 
+pub use runtime::main;
 pub use table::{Table, Work};
+pub use transport::Held;
+
+use std::os::fd::RawFd;
 
 use uniddrv_abi::ledger::{Ledger, LedgerError};
 use uniddrv_abi::message::{Settings, Target};
@@ -12,6 +20,28 @@ use uniddrv_abi::message::{Settings, Target};
 use crate::device::Device;
 use crate::driver::{AttachError, Match, Progress};
 use crate::shared::SharedWords;
+
+/// The file descriptor under which a driver process inherits its control socket.
+pub const CONTROL: RawFd = 3;
+/// The file descriptor under which a driver process inherits the socket of its device.
+pub const DEVICE: RawFd = 4;
+/// The file descriptor under which a driver process inherits the file of its first window, and the
+/// following ones those of the others: where the core does not hand them over in its first message.
+pub const FIRST_WINDOW: RawFd = 5;
+
+/// Makes a [`BlockDriver`] a program that the core runs: expands to its `main`.
+///
+/// ```ignore
+/// uniddrv::driver_program!(storage_poll::Served);
+/// ```
+#[macro_export]
+macro_rules! driver_program {
+    ($driver:ty) => {
+        fn main() -> ::std::process::ExitCode {
+            $crate::serve::main::<$driver>()
+        }
+    };
+}
 
 /// The ledger of a driver process.
 pub type DriverLedger = Ledger<SharedWords>;
