@@ -1,0 +1,4 @@
+//! The NVMe driver as a program for `uniddrv core`.
+#![forbid(unsafe_code)]
+
+uniddrv::driver_program!(storage_poll::served::Nvme);
