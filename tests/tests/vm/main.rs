@@ -18,6 +18,7 @@ use uniddrv::sysfs::{BindOptions, Sysfs, UnbindOptions};
 use uniddrv::{Address, Device, PciAddress};
 
 mod bind;
+mod held;
 mod iommu;
 mod nvme;
 mod partition;

@@ -71,6 +71,10 @@ impl Fake {
         self.with(|s| s.config[offset..offset + bytes.len()].copy_from_slice(bytes));
     }
 
+    pub(super) fn configuration(&self) -> Vec<u8> {
+        self.with(|s| s.config.clone())
+    }
+
     pub(super) fn command(&self) -> u8 {
         self.with(|s| s.config[4])
     }

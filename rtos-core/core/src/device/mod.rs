@@ -171,7 +171,8 @@ pub struct Opened {
     pub arena: Arc<Arena>,
     /// Where the device reaches it.
     pub arena_iova: u64,
-    /// What a driver process may map, with the file to map it from.
+    /// What a driver process may map, with the file to map it from. A real device that is to go
+    /// is not gone before these files are closed: drop them when it is lost or closed.
     pub windows: Vec<(BarWindow, OwnedFd)>,
     /// How many interrupts it has.
     pub interrupts: Interrupts,

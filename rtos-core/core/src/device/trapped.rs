@@ -147,3 +147,69 @@ fn check_place(
     }
     nonsense(format!("{len} bytes at {offset:#x} do not lie, aligned, in the {size:#x} of {space}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::super::fake::{BAR, Fake};
+    use super::*;
+
+    fn place() -> impl Strategy<Value = u64> {
+        prop_oneof![0..0x30u64, 0x1ff0..0x2040u64, BAR - 16..BAR + 16, any::<u64>()]
+    }
+
+    fn question() -> impl Strategy<Value = ToDevice> {
+        let data = || {
+            prop_oneof![
+                proptest::collection::vec(any::<u8>(), 0..20),
+                // A command register, with bits of its own and of others.
+                any::<u8>().prop_map(|low| vec![low & 7, 0]),
+            ]
+        };
+        let bar = || prop_oneof![0..4u8, any::<u8>()];
+        let offset = || prop_oneof![0..8u32, 0xff0..0x1010u32, any::<u32>()];
+        prop_oneof![
+            (offset(), any::<u8>()).prop_map(|(offset, len)| ToDevice::ReadConfig { offset, len }),
+            (offset(), data()).prop_map(|(offset, data)| ToDevice::WriteConfig { offset, data }),
+            bar().prop_map(|bar| ToDevice::Bar { bar }),
+            (bar(), place(), 0..10u8).prop_map(|(bar, offset, len)| ToDevice::ReadBar {
+                bar,
+                offset,
+                len
+            }),
+            (bar(), place(), data()).prop_map(|(bar, offset, data)| ToDevice::WriteBar {
+                bar,
+                offset,
+                data
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_gets_past_the_checks(questions in proptest::collection::vec(question(), 1..40)) {
+            let fake = Fake::new(0x2000, 0x2020);
+            let transport = fake.opener(false).open(Duration::MAX).unwrap();
+            let device = Attached::new(transport, "0000:03:00.0".parse().unwrap()).unwrap();
+            let before = fake.configuration();
+            for question in &questions {
+                if let Ok(FromDevice::Data(data)) = device.answer(question) {
+                    prop_assert!(matches!(data.len(), 1 | 2 | 4 | 8));
+                }
+            }
+            for (offset, data) in fake.bar_writes() {
+                let end = offset + data.len() as u64;
+                prop_assert!(matches!(data.len(), 1 | 2 | 4 | 8));
+                prop_assert!(end <= BAR && (end <= 0x2000 || offset >= 0x2028));
+            }
+            let mut after = fake.configuration();
+            prop_assert_eq!((after[4] ^ before[4]) & !6, 0);
+            prop_assert_eq!((after[5] ^ before[5]) & !4, 0);
+            after[4..6].copy_from_slice(&before[4..6]);
+            prop_assert_eq!(after, before);
+        }
+    }
+}
