@@ -85,11 +85,10 @@ impl Capability {
 
     /// Why the right has ended, if it has. Takes what the core says; does not wait.
     pub(super) fn closed(&self) -> Option<String> {
+        // In any case, lest what the core says keeps ending our sleep.
+        self.link.look();
         let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        fault.or_else(|| {
-            self.link.look();
-            self.link.closed(self.handle)
-        })
+        fault.or_else(|| self.link.closed(self.handle))
     }
 
     /// Notes what the driver did that ends a queue.

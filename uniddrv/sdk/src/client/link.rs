@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use uniddrv_abi::message::{FromCore, ToCore};
 
 use super::error::CoreError;
+use super::reactor;
 use crate::control::{Control, ControlError};
 use crate::dma::DmaBuf;
 
@@ -153,6 +154,8 @@ impl Link {
                 state.closed.remove(0);
             }
             state.closed.push((handle, text));
+            drop(state);
+            reactor::alarm();
             return None;
         }
         let Some(kept) = wire.owed.pop_front() else { return Some(message) };
@@ -167,7 +170,9 @@ impl Link {
     /// Ends the connection on this side. The reason, or that of an earlier end.
     pub(super) fn end(&self, reason: &str) -> String {
         let reason = lock(&self.state).dead.get_or_insert_with(|| reason.into()).clone();
-        self.dead.store(true, Ordering::Release);
+        if !self.dead.swap(true, Ordering::AcqRel) {
+            reactor::alarm();
+        }
         reason
     }
 

@@ -7,6 +7,8 @@
 //! | type | how |
 //! |---|---|
 //! | [`ClientQueue`] | polled: [`BlockQueue`](crate::block::BlockQueue), as with a driver in the same process, and [`ClientQueue::wait`] to sleep |
+//! | [`BlockingQueue`] | one request after the other, each method returning when it has ended |
+//! | [`AsyncQueue`] | futures, for any executor |
 //!
 //! ```no_run
 //! use uniddrv::block::{BlockQueue, Operation, Request};
@@ -33,6 +35,8 @@
 //! over (nothing is to be seen of that but a pause), where the right is taken away, and where
 //! the core ends ([`BlockError::Gone`](crate::block::BlockError::Gone)).
 
+mod async_queue;
+mod blocking;
 mod capability;
 mod core;
 mod error;
@@ -40,10 +44,14 @@ mod link;
 mod open;
 mod path;
 mod queue;
+mod reactor;
+mod requests;
 mod slots;
 mod wait;
 
 pub use self::core::Core;
+pub use async_queue::{AsyncQueue, DataFuture, RequestFuture};
+pub use blocking::{BlockingQueue, RequestError};
 pub use error::CoreError;
 pub use open::{BlockClient, OpenOptions};
 pub use path::socket_path;

@@ -122,6 +122,11 @@ impl ClientQueue {
         self.capability.arena.space.buffer(len)
     }
 
+    /// A buffer of `len` bytes that holds whatever the last one there held.
+    pub(super) fn uncleared(&self, len: usize) -> Option<DmaBuf> {
+        self.memory.buffer(len)
+    }
+
     /// Why nothing is taken any more, once that is so.
     pub fn closed(&self) -> Option<String> {
         self.capability

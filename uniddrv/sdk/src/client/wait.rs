@@ -17,7 +17,7 @@ use crate::clock;
 /// taken the core's word that the queue is closed.
 const LONGEST: Duration = Duration::from_secs(1);
 /// The longest sleep where nobody can wake us.
-const DEAF: Duration = Duration::from_millis(5);
+pub(super) const DEAF: Duration = Duration::from_millis(5);
 /// Wake-ups that are taken from the socket at once.
 const WAKES: usize = 64;
 
@@ -55,8 +55,28 @@ impl Sleep {
         let _ = send(&self.socket, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
 
+    /// Whether the driver was told that this side sleeps.
+    pub(super) fn is_armed(&self) -> bool {
+        self.armed
+    }
+
+    /// Whether nobody can wake this side any more.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.deaf
+    }
+
+    /// How long to look before sleeping at most, in ticks.
+    pub(super) fn most(&self) -> u64 {
+        self.most
+    }
+
+    /// The socket that the driver wakes this side by, once more.
+    pub(super) fn socket(&self) -> io::Result<OwnedFd> {
+        self.socket.try_clone()
+    }
+
     /// Takes the wake-ups that came.
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         let mut bytes = [0; 64];
         for _ in 0..WAKES {
             match recv(&self.socket, &mut bytes, RecvFlags::DONTWAIT) {

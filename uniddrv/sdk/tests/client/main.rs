@@ -1,6 +1,8 @@
 //! The client library against a core and a driver in this process.
 #![forbid(unsafe_code)]
 
+mod asynchronous;
+mod blocking;
 mod data_path;
 mod ending;
 mod fake;
