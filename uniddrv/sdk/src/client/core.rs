@@ -182,7 +182,7 @@ impl Core {
         self.order(&format!("harm the driver of {name}"), &ToCore::Kill { name: name.into(), how })
     }
 
-    /// Asks the core to end, and waits until it has closed the connection.
+    /// Asks the core to end. It may take a moment after that.
     ///
     /// # Errors
     /// When this user may not.
@@ -233,6 +233,12 @@ impl Core {
                 Ok(new)
             }
         }
+    }
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Core(client {})", self.client)
     }
 }
 

@@ -102,10 +102,7 @@ impl Link {
                 return Err(CoreError::Options(format!("{action}: {error}")));
             }
             Err(ControlError::Closed) => return Err(ended(self.end("the core has closed it"))),
-            Err(error) => {
-                let text = error.to_string();
-                return Err(ended(text));
-            }
+            Err(error) => return Err(CoreError::protocol(action, error.to_string())),
         }
         let end = Instant::now() + limit;
         loop {

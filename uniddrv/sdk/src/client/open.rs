@@ -227,3 +227,9 @@ impl BlockClient {
         self.capability.closed()
     }
 }
+
+impl std::fmt::Debug for BlockClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BlockClient({})", self.name())
+    }
+}

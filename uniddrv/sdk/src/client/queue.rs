@@ -430,6 +430,19 @@ impl BlockQueue for ClientQueue {
     }
 }
 
+impl std::fmt::Debug for ClientQueue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { number, capability, .. } = self;
+        write!(
+            f,
+            "ClientQueue({} of {}, {} on their way)",
+            number,
+            capability.name,
+            self.in_flight()
+        )
+    }
+}
+
 impl Drop for ClientQueue {
     fn drop(&mut self) {
         let buffers = self.slots.release_all().filter_map(|(_, buffer)| buffer);
