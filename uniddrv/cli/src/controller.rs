@@ -7,6 +7,7 @@ use uniddrv::Address;
 use uniddrv::sysfs::{PciFunction, Sysfs, VFIO_PCI};
 
 use crate::error::Failure;
+use crate::served::is_name;
 
 /// The device that the user means: an address of any kind, or one of Linux's names.
 pub(crate) fn resolve(root: &Path, given: &str) -> Result<Address, Failure> {
@@ -16,6 +17,10 @@ pub(crate) fn resolve(root: &Path, given: &str) -> Result<Address, Failure> {
             Ok(Address::Pci(Sysfs::new(root).resolve(&address.to_string())?))
         }
         Ok(address) => Ok(address),
+        Err(error) if is_name(given) => {
+            let help = format!("{given} is a name: only a device that the core drives has one");
+            Err(Failure::usage(error).with_help(help))
+        }
         // With a colon it can only have been meant as an address.
         Err(error) if given.contains(':') || given.is_empty() => Err(Failure::usage(error)),
         Err(_) => Ok(Address::Pci(Sysfs::new(root).resolve(given)?)),

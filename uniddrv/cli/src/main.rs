@@ -9,6 +9,7 @@ mod commands;
 mod controller;
 mod error;
 mod output;
+mod served;
 mod signals;
 
 use std::path::PathBuf;

@@ -29,6 +29,11 @@ impl Output {
         Self { json }
     }
 
+    /// Whether JSON was asked for.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// Prints `value` as JSON where that was asked for, else what `text` gives.
     pub(crate) fn data<T: Serialize>(
         &self,
@@ -48,6 +53,18 @@ impl Output {
 /// Prints text that may hold styles, as it is (no newline is added).
 pub(crate) fn text(text: &str) -> Result<(), Failure> {
     finish(write_all(anstream::stdout(), text.as_bytes()))
+}
+
+/// As [`text`]; whether anybody still reads it.
+pub(crate) fn page(text: &str) -> Result<bool, Failure> {
+    let written = write_all(anstream::stdout(), text.as_bytes());
+    let read = !matches!(&written, Err(error) if error.kind() == io::ErrorKind::BrokenPipe);
+    finish(written).map(|()| read)
+}
+
+/// What another program said of itself, fit for a terminal: no control characters.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// Prints bytes as they are: a script, a page.
@@ -121,6 +138,11 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_say_moves_no_cursor() {
+        assert_eq!(printable("a\u{1b}[2Jb\n\u{9b}c"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}c");
+    }
 
     #[test]
     fn a_table_lines_up_and_trims() {

@@ -83,6 +83,7 @@ impl Disk {
         let target = Target {
             address: address.to_string(),
             transport: "Linux".into(),
+            served: false,
             model: text("device/model"),
             serial: text("device/serial"),
             namespace: id,

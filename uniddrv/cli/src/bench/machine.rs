@@ -9,10 +9,9 @@ pub(crate) fn facts(root: &Path) -> Vec<(&'static str, String)> {
     let uname = rustix::system::uname();
     let kernel =
         format!("{} {}", uname.sysname().to_string_lossy(), uname.release().to_string_lossy());
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let cpus = super::cpu::allowed().len();
     let mut facts = vec![
-        ("Date", date(now)),
+        ("Date", date(seconds_now())),
         ("Processor", processor(root).unwrap_or_else(|| "unknown".into())),
         ("CPUs", cpus.to_string()),
         ("Kernel", kernel),
@@ -30,8 +29,29 @@ fn processor(root: &Path) -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
+/// Seconds since 1970.
+fn seconds_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The present moment, to the second.
+pub(crate) fn now() -> String {
+    moment(seconds_now())
+}
+
+/// Seconds since 1970 as `2026-01-31 12:00:00 UTC`.
+pub(crate) fn moment(seconds: u64) -> String {
+    format!("{}:{:02} UTC", to_the_minute(seconds), seconds % 60)
+}
+
 /// Seconds since 1970 as `2026-01-31 12:00 UTC`.
 fn date(seconds: u64) -> String {
+    to_the_minute(seconds) + " UTC"
+}
+
+fn to_the_minute(seconds: u64) -> String {
+    // Whatever a device, driver or core calls a time: the year stays a number of four digits.
+    let seconds = seconds.min(253_402_300_799);
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     // Years that start in March have their leap day at the end: 400 of them are 146,097 days.
     let since = days + 719_468;
@@ -43,7 +63,7 @@ fn date(seconds: u64) -> String {
     let day = day_of_year - (153 * march_month + 2) / 5 + 1;
     let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
     let year = 400 * era + year_of_era + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02} UTC", rest / 3600, rest / 60 % 60)
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}", rest / 3600, rest / 60 % 60)
 }
 
 #[cfg(test)]
@@ -61,6 +81,8 @@ mod tests {
         ] {
             assert_eq!(date(seconds), text);
         }
+        assert_eq!(moment(951_782_461), "2000-02-29 00:01:01 UTC");
+        assert_eq!(date(u64::MAX), "9999-12-31 23:59 UTC");
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub(crate) struct Target {
     #[serde(rename = "target")]
     pub(crate) address: String,
     pub(crate) transport: String,
+    /// Whether the core drives it: the target is a name.
+    pub(crate) served: bool,
     pub(crate) model: String,
     pub(crate) serial: String,
     pub(crate) namespace: u32,
@@ -201,9 +203,10 @@ pub(crate) fn text(measurements: &[Measurement]) -> String {
 
 /// `0000:03:00.0 (vfio): QEMU NVMe Ctrl, serial 1, namespace 1: 1 GiB in blocks of 512 B`.
 pub(crate) fn describe_target(target: &Target) -> String {
-    let Target { address, transport, model, serial, namespace, block_size, size } = target;
+    let Target { address, transport, model, serial, namespace, block_size, size, .. } = target;
+    let served = if target.served { ", driven by the core" } else { "" };
     format!(
-        "{address} ({transport}): {model}, serial {serial}, namespace {namespace}: {} in blocks of {}",
+        "{address} ({transport}{served}): {model}, serial {serial}, namespace {namespace}: {} in blocks of {}",
         size::show(*size),
         size::show((*block_size).into()),
     )
@@ -314,6 +317,7 @@ pub(crate) mod tests {
         let target = Target {
             address: "model:nvme?size=1G".into(),
             transport: "inline".into(),
+            served: false,
             model: "Model <1>".into(),
             serial: "S1".into(),
             namespace: 1,

@@ -1,18 +1,12 @@
 //! How a benchmark ended, as an exit status and a message.
 
-use uniddrv::Address;
-
 use super::result::counted;
 use super::run::Outcome;
 use super::session::Session;
 use crate::error::Failure;
 
 /// Success, or what went wrong first.
-pub(crate) fn verdict(
-    session: &Session,
-    address: &Address,
-    keep_going: bool,
-) -> Result<(), Failure> {
+pub(crate) fn verdict(session: &Session, device: &str, keep_going: bool) -> Result<(), Failure> {
     // Without a measurement it was the fill that ended it.
     let fill = session.fill.as_ref().filter(|_| session.runs.is_empty());
     let Some(outcome) = fill.or(session.runs.last().map(|run| &run.outcome)) else {
@@ -20,10 +14,10 @@ pub(crate) fn verdict(
     };
     let stage = if fill.is_some() { "while writing what was to be read: " } else { "" };
     if outcome.panicked {
-        return Err(Failure::new(format!("{address}: {stage}a thread of the benchmark panicked")));
+        return Err(Failure::new(format!("{device}: {stage}a thread of the benchmark panicked")));
     }
     if let Some(fatal) = &outcome.fatal {
-        return Err(Failure::new(format!("{address}: {stage}{fatal}")));
+        return Err(Failure::new(format!("{device}: {stage}{fatal}")));
     }
     if outcome.interrupted {
         return Err(Failure::interrupted("interrupted; the device is in order"));
@@ -32,7 +26,7 @@ pub(crate) fn verdict(
         return Ok(());
     }
     let Some(what) = failures(outcome) else { return Ok(()) };
-    let failure = Failure::new(format!("{address}: {stage}{what}"));
+    let failure = Failure::new(format!("{device}: {stage}{what}"));
     Err(failure.with_help("to count failures and go on, add --keep-going"))
 }
 
@@ -55,7 +49,7 @@ mod tests {
 
     fn ended(outcome: Outcome, keep_going: bool) -> Result<(), Failure> {
         let session = Session { runs: vec![Run { depth: 1, outcome }], ..Session::default() };
-        verdict(&session, &"model:nvme".parse().unwrap(), keep_going)
+        verdict(&session, "model:nvme", keep_going)
     }
 
     #[test]
@@ -69,7 +63,7 @@ mod tests {
         assert!(text.contains("2 requests failed: read of LBA 7"), "{text}");
         assert!(ended(gone.clone(), true).is_err());
         let fill = Session { fill: Some(gone), ..Session::default() };
-        let text = format!("{:?}", verdict(&fill, &"model:nvme".parse().unwrap(), true));
+        let text = format!("{:?}", verdict(&fill, "model:nvme", true));
         assert!(text.contains("while writing what was to be read"), "{text}");
         let interrupted = Outcome { interrupted: true, ..Outcome::default() };
         let text = format!("{:?}", ended(interrupted, true).unwrap_err());

@@ -1,9 +1,10 @@
-//! `uniddrv bench ADDRESS`.
+//! `uniddrv bench ADDRESS` and `uniddrv bench NAME`.
 
 mod compare;
 mod measure;
+mod served;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -17,6 +18,7 @@ use crate::bench::{cpu, loss, machine, report, size};
 use crate::controller::resolve;
 use crate::error::Failure;
 use crate::output::warn;
+use crate::served::is_name;
 use crate::signals::stop_flag;
 
 /// The time that is measured where neither --time nor --ios says.
@@ -31,8 +33,9 @@ const LONGEST: f64 = 31_536_000.0;
 /// the device is left in order.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Bench {
-    /// The device: 0000:03:00.0 (bound by `uniddrv bind`), vfio-user:/path/to/socket or
-    /// model:nvme?size=1G; with --compare native one that Linux has: 0000:03:00.0, nvme0n1
+    /// The device: 0000:03:00.0 (bound by `uniddrv bind`), vfio-user:/path/to/socket,
+    /// model:nvme?size=1G, or a name that the core serves, such as nvme:0/ns1; with --compare
+    /// native one that Linux has: 0000:03:00.0, nvme0n1
     address: String,
 
     /// The workload
@@ -124,9 +127,19 @@ struct Measured {
 
 impl Bench {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        if is_name(&self.address) {
+            return self.run_served(context);
+        }
         let address = resolve(&context.root, &self.address)?;
-        let plan = self.plan(context, &address)?;
-        self.check_report()?;
+        let near = if let Address::Pci(address) = address {
+            cpu::near(&context.root, &address.to_string())
+        } else {
+            Vec::new()
+        };
+        // The other end of a socket is a process of this machine, and polls too.
+        let others = usize::from(address.socket().is_some());
+        let (plan, _) = self.plan(context, &near, &cpu::allowed(), others)?;
+        check_report(self.report.as_deref())?;
         if self.destroys()
             && !self.overwrite
             && let Some(path) = loss::would_make(&address)
@@ -140,17 +153,19 @@ impl Bench {
             return Err(Failure::usage(anyhow::Error::msg(message)));
         }
         let stop = stop_flag()?;
-        let Measured { mut measurements, verdict } = match (self.compare, &address) {
+        let measured = match (self.compare, &address) {
             (None, _) => self.measure(context, &address, &plan, self.namespace, &stop)?,
             (Some(Compare::Native), Address::Pci(pci)) => {
                 self.compare(context, *pci, &plan, &stop)?
             }
-            (Some(Compare::Native), _) => {
-                let message = format!("--compare native: Linux has no driver for {address}");
-                let help = "give a PCI device that Linux has: 0000:03:00.0, nvme0n1";
-                return Err(Failure::usage(anyhow::Error::msg(message)).with_help(help));
-            }
+            (Some(Compare::Native), _) => return Err(no_comparison(&self.address)),
         };
+        self.tell(context, measured)
+    }
+
+    /// Prints what was measured, and how it ended.
+    fn tell(&self, context: &Context, measured: Measured) -> Result<(), Failure> {
+        let Measured { mut measurements, verdict } = measured;
         measurements.retain(|measurement| measurement.ios + measurement.errors > 0);
         if !measurements.is_empty() {
             // A report that cannot be written costs nobody the results.
@@ -167,8 +182,16 @@ impl Bench {
         verdict
     }
 
-    /// What the arguments come to, as far as that shows without the device.
-    fn plan(&self, context: &Context, address: &Address) -> Result<Plan, Failure> {
+    /// What the arguments come to, as far as that shows without the device, and whether there
+    /// are fewer CPUs than would want to spin. `near`: the CPUs near the device; `allowed`: those
+    /// that may be used; `others`: how many others of this machine poll.
+    fn plan(
+        &self,
+        context: &Context,
+        near: &[u32],
+        allowed: &[u32],
+        others: usize,
+    ) -> Result<(Plan, bool), Failure> {
         let usage = |message: String| Failure::usage(anyhow::Error::msg(message));
         if self.qd.is_empty() || self.qd.contains(&0) {
             return Err(usage("--qd 0: at least one request has to be on its way".into()));
@@ -191,10 +214,10 @@ impl Bench {
         if self.timeout == 0 || self.timeout > 86_400 {
             return Err(usage(format!("--timeout {}: 1 s to a day is needed", self.timeout)));
         }
-        let (cpus, crowded) = self.choose_cpus(context, address).map_err(usage)?;
+        let (cpus, crowded) = self.choose_cpus(context, near, allowed, others).map_err(usage)?;
         let seconds = self.time.or(if self.ios.is_some() { None } else { Some(SECONDS) });
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Ok(Plan {
+        let plan = Plan {
             rw: self.rw,
             bs: self.bs,
             depths: self.qd.clone(),
@@ -208,16 +231,18 @@ impl Bench {
             patience: Duration::ZERO,
             spin: if crowded { Duration::ZERO } else { Duration::from_millis(1) },
             seed: self.seed.unwrap_or(now.as_nanos() as u64),
-        })
+        };
+        Ok((plan, crowded))
     }
 
     /// The CPUs to run on, and whether there are fewer than would want to spin.
     fn choose_cpus(
         &self,
         context: &Context,
-        address: &Address,
+        near: &[u32],
+        allowed: &[u32],
+        others: usize,
     ) -> Result<(Vec<u32>, bool), String> {
-        let allowed = cpu::allowed();
         let chosen: Vec<u32> = if let Some(list) = &self.cpus {
             let cpus = cpu::parse(list)?;
             if let Some(cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
@@ -225,15 +250,8 @@ impl Bench {
             }
             cpus.into_iter().cycle().take(self.cores).collect()
         } else {
-            let near = if let Address::Pci(address) = address {
-                cpu::near(&context.root, &address.to_string())
-            } else {
-                Vec::new()
-            };
-            cpu::choose(&context.root, &allowed, &near, self.cores)
+            cpu::choose(&context.root, allowed, near, self.cores)
         };
-        // The other end of a socket is a process of this machine, and polls too.
-        let others = usize::from(address.socket().is_some());
         let mut distinct = chosen.clone();
         distinct.sort_unstable();
         distinct.dedup();
@@ -249,31 +267,40 @@ impl Bench {
         Ok((chosen, crowded))
     }
 
-    /// Finds out before the measurement that the report would have no place.
-    fn check_report(&self) -> Result<(), Failure> {
-        let Some(path) = &self.report else { return Ok(()) };
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or_else(|| std::path::Path::new("."));
-        if path.is_dir() {
-            return Err(Failure::new(format!("--report {}: it is a folder", path.display())));
-        }
-        if !folder.is_dir() {
-            let message = format!("--report {}: there is no such folder", path.display());
-            return Err(Failure::new(message));
-        }
-        Ok(())
-    }
-
     fn write_report(&self, context: &Context, measurements: &[Measurement]) -> Result<(), Failure> {
         let Some(path) = &self.report else { return Ok(()) };
-        let arguments = std::env::args().skip(1).map(quote);
-        let command = std::iter::once("uniddrv".into()).chain(arguments).collect::<Vec<_>>();
-        let command = command.join(" ");
-        let page = report::html(measurements, &machine::facts(&context.root), &command);
+        let page = report::html(measurements, &machine::facts(&context.root), &command_line());
         std::fs::write(path, page)
             .with_context(|| format!("cannot write the report to {}", path.display()))?;
         Ok(())
     }
+}
+
+fn no_comparison(device: &str) -> Failure {
+    let message = format!("--compare native: Linux has no driver for {device}");
+    let help = "give a PCI device that Linux has: 0000:03:00.0, nvme0n1";
+    Failure::usage(anyhow::Error::msg(message)).with_help(help)
+}
+
+/// Finds out before the work that the report would have no place.
+pub(super) fn check_report(path: Option<&Path>) -> Result<(), Failure> {
+    let Some(path) = path else { return Ok(()) };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or_else(|| Path::new("."));
+    if path.is_dir() {
+        return Err(Failure::new(format!("--report {}: it is a folder", path.display())));
+    }
+    if !folder.is_dir() {
+        let message = format!("--report {}: there is no such folder", path.display());
+        return Err(Failure::new(message));
+    }
+    Ok(())
+}
+
+/// This command, for a shell.
+pub(super) fn command_line() -> String {
+    let arguments = std::env::args().skip(1).map(quote);
+    std::iter::once("uniddrv".into()).chain(arguments).collect::<Vec<_>>().join(" ")
 }
 
 /// An argument as a shell takes it.

@@ -1,29 +1,36 @@
-//! `uniddrv identify ADDRESS`.
+//! `uniddrv identify ADDRESS` and `uniddrv identify NAME`.
+
+mod served;
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
-use storage_poll::{Controller, Metadata, Namespace, Options};
-use uniddrv_spec::nvme::identify::IdentifyNamespace;
+use storage_poll::{Controller, Options};
+use uniddrv::block::BlockInfo;
+use uniddrv_spec::nvme::identify::{IdentifyController, IdentifyNamespace};
 
 use crate::Context;
 use crate::bench::size;
 use crate::controller::{attach, resolve};
 use crate::error::Failure;
 use crate::output::{HEADING, Table};
+use crate::served::is_name;
 
 /// Show an NVMe controller and its namespaces: what they are, hold and can do
 #[derive(Debug, clap::Args)]
 pub(crate) struct Identify {
-    /// The device: 0000:03:00.0 (bound by `uniddrv bind`), vfio-user:/path/to/socket or
-    /// model:nvme?size=1G
+    /// The device: 0000:03:00.0 (bound by `uniddrv bind`), vfio-user:/path/to/socket,
+    /// model:nvme?size=1G, or a name that the core serves, such as nvme:0 or nvme:0/ns1
     address: String,
 }
 
 #[derive(Serialize)]
 struct Identified {
+    /// An address, or a name.
     address: String,
     transport: String,
+    /// Whether the core drives it.
+    served: bool,
     controller: About,
     limits: Limits,
     namespaces: Vec<NamespaceRow>,
@@ -46,14 +53,15 @@ struct About {
     io_commands: Vec<&'static str>,
 }
 
+/// What is not there is the driver's alone to know.
 #[derive(Serialize)]
 struct Limits {
     max_transfer: usize,
-    io_queues: usize,
-    queue_depth: usize,
+    io_queues: Option<usize>,
+    queue_depth: Option<usize>,
     max_namespaces: u32,
-    ready_timeout_ms: u32,
-    min_page_size: usize,
+    ready_timeout_ms: Option<u32>,
+    min_page_size: Option<usize>,
     sgl: bool,
     shadow_doorbells: bool,
     error_log_entries: u32,
@@ -88,6 +96,10 @@ struct Format {
 
 impl Identify {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        if is_name(&self.address) {
+            let identified = served::identify(&self.address)?;
+            return context.out.data(&identified, || text(&identified));
+        }
         let address = resolve(&context.root, &self.address)?;
         let controller = attach(&context.root, &address, Options::default())?;
         let namespaces = controller
@@ -95,13 +107,14 @@ impl Identify {
             .iter()
             .map(|namespace| {
                 let said = controller.identify_namespace(namespace.nsid())?;
-                Ok(NamespaceRow::new(namespace, &said))
+                Ok(NamespaceRow::new(namespace.nsid(), &namespace.info(), &said))
             })
             .collect::<Result<Vec<_>, Failure>>()?;
         let identified = Identified {
             address: address.to_string(),
             transport: controller.device().transport().to_string(),
-            controller: About::new(&controller),
+            served: false,
+            controller: About::new(controller.identity(), controller.version().to_string()),
             limits: Limits::new(&controller),
             namespaces,
         };
@@ -110,14 +123,13 @@ impl Identify {
 }
 
 impl About {
-    fn new(controller: &Controller) -> Self {
-        let identity = controller.identity();
+    fn new(identity: &IdentifyController, version: String) -> Self {
         let (oacs, oncs) = (identity.oacs(), identity.oncs());
         Self {
             model: identity.model().to_string(),
             serial: identity.serial().to_string(),
             firmware: identity.firmware().to_string(),
-            version: controller.version().to_string(),
+            version,
             pci_vendor: format!("{:#06x}", identity.vid.get()),
             pci_subsystem_vendor: format!("{:#06x}", identity.ssvid.get()),
             controller_id: identity.cntlid.get(),
@@ -157,14 +169,25 @@ impl Limits {
         let identity = controller.identity();
         let capabilities = controller.capabilities();
         Self {
-            max_transfer: controller.max_transfer(),
-            io_queues: controller.granted_queues(),
-            queue_depth: controller.max_depth(),
+            io_queues: Some(controller.granted_queues()),
+            queue_depth: Some(controller.max_depth()),
+            ready_timeout_ms: Some(capabilities.timeout_ms()),
+            min_page_size: Some(capabilities.min_page_size()),
+            ..Self::said(identity, controller.max_transfer(), controller.uses_sgl())
+        }
+    }
+
+    /// What the controller says of itself alone.
+    fn said(identity: &IdentifyController, max_transfer: usize, sgl: bool) -> Self {
+        Self {
+            max_transfer,
+            io_queues: None,
+            queue_depth: None,
             max_namespaces: identity.nn.get(),
-            ready_timeout_ms: capabilities.timeout_ms(),
-            min_page_size: capabilities.min_page_size(),
-            sgl: controller.uses_sgl(),
-            shadow_doorbells: controller.identity().oacs().doorbell_buffer(),
+            ready_timeout_ms: None,
+            min_page_size: None,
+            sgl,
+            shadow_doorbells: identity.oacs().doorbell_buffer(),
             error_log_entries: u32::from(identity.elpe) + 1,
             asynchronous_events: u32::from(identity.aerl) + 1,
         }
@@ -172,8 +195,7 @@ impl Limits {
 }
 
 impl NamespaceRow {
-    fn new(namespace: &Namespace, said: &IdentifyNamespace) -> Self {
-        let info = namespace.info();
+    fn new(nsid: u32, info: &BlockInfo, said: &IdentifyNamespace) -> Self {
         let formats = said.formats().iter().enumerate().filter_map(|(index, format)| {
             Some(Format {
                 index,
@@ -188,20 +210,20 @@ impl NamespaceRow {
             })
         });
         Self {
-            nsid: namespace.nsid(),
+            nsid,
             size: info.bytes(),
             blocks: info.blocks,
             block_size: info.block_size,
             capacity_blocks: said.ncap.get(),
             used_blocks: said.nuse.get(),
             max_transfer: info.max_transfer,
-            metadata: match namespace.metadata() {
-                Metadata::None => "none",
-                Metadata::Stripped { .. } => "protection information",
-                Metadata::Separate(_) => "separate",
-                Metadata::Interleaved(_) => "interleaved",
+            metadata: match said.format().map_or(0, |format| format.ms.get()) {
+                0 => "none",
+                8 if said.dps.pit() != 0 => "protection information",
+                _ if said.flbas.extended() => "interleaved",
+                _ => "separate",
             },
-            write_protected: namespace.is_write_protected(),
+            write_protected: said.is_write_protected(),
             shared: said.nmic & 1 != 0,
             nguid: hexadecimal(&said.nguid),
             eui64: hexadecimal(&said.eui64),
@@ -218,11 +240,17 @@ fn hexadecimal(bytes: &[u8]) -> Option<String> {
 }
 
 fn text(all: &Identified) -> String {
-    let Identified { address, transport, controller: about, limits, namespaces } = all;
+    let Identified { address, transport, controller: about, limits, namespaces, .. } = all;
+    let served = if all.served { ", driven by the core" } else { "" };
     let yes = |yes: bool| if yes { "yes" } else { "no" };
     let list = |names: &[&str]| if names.is_empty() { "none".into() } else { names.join(", ") };
+    let queues = limits
+        .io_queues
+        .zip(limits.queue_depth)
+        .map_or_else(String::new, |(all, depth)| format!("{all} of up to {depth} commands"));
+    let ready = limits.ready_timeout_ms.map_or_else(String::new, |ms| format!("{ms} ms"));
     let rows = [
-        ("address", format!("{address} ({transport})")),
+        ("address", format!("{address} ({transport}{served})")),
         ("model", about.model.clone()),
         ("serial", about.serial.clone()),
         ("firmware", about.firmware.clone()),
@@ -233,10 +261,10 @@ fn text(all: &Identified) -> String {
         ("I/O commands", list(&about.io_commands)),
         ("admin commands", list(&about.admin_commands)),
         ("largest transfer", size::show(limits.max_transfer as u64)),
-        ("I/O queues", format!("{} of up to {} commands", limits.io_queues, limits.queue_depth)),
+        ("I/O queues", queues),
         ("SGLs", yes(limits.sgl).into()),
         ("shadow doorbells", yes(limits.shadow_doorbells).into()),
-        ("ready within", format!("{} ms", limits.ready_timeout_ms)),
+        ("ready within", ready),
     ];
     let mut text = String::new();
     // Writing to a string cannot fail.

@@ -7,10 +7,15 @@ mod core;
 mod doctor;
 mod identify;
 mod list;
+mod ls;
 mod man;
 mod model;
+mod restart;
+mod revoke;
 mod smart;
+mod status;
 mod unbind;
+mod upgrade;
 
 use crate::Context;
 use crate::error::Failure;
@@ -26,6 +31,11 @@ pub(crate) enum Command {
     Bench(bench::Bench),
     Model(model::Model),
     Core(core::Core),
+    Ls(ls::Ls),
+    Status(status::Status),
+    Restart(restart::Restart),
+    Upgrade(upgrade::Upgrade),
+    Revoke(revoke::Revoke),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
     Man(man::Man),
@@ -43,6 +53,11 @@ impl Command {
             Self::Bench(command) => command.run(context),
             Self::Model(command) => command.run(context),
             Self::Core(command) => command.run(context),
+            Self::Ls(command) => command.run(context),
+            Self::Status(command) => command.run(context),
+            Self::Restart(command) => command.run(context),
+            Self::Upgrade(command) => command.run(context),
+            Self::Revoke(command) => command.run(context),
             Self::Doctor(command) => command.run(context),
             Self::Completions(command) => command.run(),
             Self::Man(command) => command.run(),

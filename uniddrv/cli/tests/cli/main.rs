@@ -3,6 +3,8 @@
 
 mod core;
 mod devices;
+mod fake;
 mod measure;
+mod names;
 mod support;
 mod usage;

@@ -220,7 +220,7 @@ fn addresses_that_lead_nowhere_say_why() {
     for command in ["bench", "identify", "smart"] {
         for (address, status, says) in [
             ("", 2, "empty"),
-            ("foo:bar", 2, "foo:bar"),
+            ("FOO:bar", 2, "FOO:bar"),
             ("model:toaster", 1, "toaster"),
             ("model:nvme?size=1X", 1, "size"),
             ("model:edu", 1, "no device for this driver"),

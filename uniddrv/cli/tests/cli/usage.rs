@@ -44,7 +44,9 @@ fn every_shell_gets_a_script_that_knows_the_subcommands() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let (status, stdout, stderr) = run(&["completions", shell]);
         assert_eq!((status, stderr.as_str()), (0, ""), "{shell}");
-        for word in ["unbind", "doctor", "persist"] {
+        for word in
+            ["unbind", "doctor", "persist", "status", "restart", "upgrade", "revoke", "no-core"]
+        {
             assert!(stdout.contains(word), "{shell}: {word}");
         }
     }
@@ -69,7 +71,9 @@ fn manual_pages_are_printed_and_written() {
     let target = folder.path().join("new/man1");
     let (status, stdout, stderr) = run(&["man", "--output", target.to_str().unwrap()]);
     assert_eq!((status, stdout.as_str(), stderr.as_str()), (0, "", ""));
-    for page in ["uniddrv", "uniddrv-list", "uniddrv-bind", "uniddrv-unbind", "uniddrv-doctor"] {
+    let commands = ["list", "bind", "unbind", "doctor", "ls", "status", "restart", "revoke"];
+    let pages = commands.map(|command| format!("uniddrv-{command}"));
+    for page in pages.into_iter().chain(["uniddrv".into(), "uniddrv-upgrade".into()]) {
         let text = std::fs::read_to_string(target.join(format!("{page}.1"))).unwrap();
         assert!(text.contains(&format!(".TH {page} 1")), "{page}");
         assert!(!text.contains("\\-\\-root"), "{page}");

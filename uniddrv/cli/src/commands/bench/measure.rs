@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use storage_poll::{Controller, Namespace, Options};
-use uniddrv::{Address, TransportKind};
+use uniddrv::block::BlockQueue;
+use uniddrv::dma::DmaError;
+use uniddrv::{Address, DmaBuf, TransportKind};
 
 use super::{Bench, Measured};
 use crate::Context;
@@ -20,7 +22,10 @@ use crate::error::Failure;
 use crate::output::warn;
 
 /// What the first blocks are read with.
-const PEEK: u32 = 32 << 10;
+pub(super) const PEEK: u32 = 32 << 10;
+/// The buffers that the calibration moves.
+pub(super) const CALIBRATION_BUFFERS: usize = 32;
+pub(super) const CALIBRATION_BYTES: usize = 4096;
 
 impl Bench {
     /// Measures through our own driver. What was measured, and how it ended.
@@ -63,14 +68,21 @@ impl Bench {
         let queues = (0..plan.cores)
             .map(|_| controller.block_queue(namespace.nsid(), depth))
             .collect::<Result<Vec<_>, _>>()?;
+        self.measure_queues(&plan, &target, queues, |len| controller.device().dma_buffer(len), stop)
+    }
+
+    /// Measures on queues of whatever driver, with buffers from `buffer`.
+    pub(super) fn measure_queues<Q: BlockQueue + Send>(
+        &self,
+        plan: &Plan,
+        target: &Target,
+        queues: Vec<Q>,
+        buffer: impl Fn(usize) -> Result<DmaBuf, DmaError>,
+        stop: &AtomicBool,
+    ) -> Result<Measured, Failure> {
         let mut bar = Bar::new(plan.time);
-        let session = session::run(
-            &plan,
-            queues,
-            |len| controller.device().dma_buffer(len),
-            stop,
-            &mut |progress| bar.show(plan.rw, progress),
-        )?;
+        let session =
+            session::run(plan, queues, &buffer, stop, &mut |progress| bar.show(plan.rw, progress))?;
         bar.clear();
         for cpu in &session.not_pinned {
             warn(&format!("a thread could not be put on CPU {cpu}; it ran anywhere"));
@@ -87,16 +99,17 @@ impl Bench {
             .iter()
             .map(|run| {
                 let workload = (plan.rw, plan.bs, run.depth);
-                Measurement::new(&target, workload, (plan.cores, &plan.cpus), &run.outcome)
+                Measurement::new(target, workload, (plan.cores, &plan.cpus), &run.outcome)
             })
             .collect();
         if self.calibrate && !stop.load(Ordering::Relaxed) {
-            let calibration = calibrate(&controller, &plan)?;
+            let alone = !target.served && target.transport == TransportKind::Inline.to_string();
+            let calibration = calibrate(&buffer, alone, plan)?;
             for measurement in &mut measurements {
                 measurement.calibration = Some(calibration);
             }
         }
-        let verdict = verdict(&session, address, plan.keep_going);
+        let verdict = verdict(&session, &target.address, plan.keep_going);
         Ok(Measured { measurements, verdict })
     }
 
@@ -138,6 +151,7 @@ fn describe(controller: &Controller, namespace: &Namespace) -> Target {
     Target {
         address: controller.device().address().to_string(),
         transport: controller.device().transport().to_string(),
+        served: false,
         model: controller.identity().model().to_string(),
         serial: controller.identity().serial().to_string(),
         namespace: namespace.nsid(),
@@ -146,10 +160,15 @@ fn describe(controller: &Controller, namespace: &Namespace) -> Target {
     }
 }
 
-/// What the loop and the machine cost, measured where the benchmark ran.
-fn calibrate(controller: &Controller, plan: &Plan) -> Result<Calibration, Failure> {
-    let buffers = (0..32)
-        .map(|_| controller.device().dma_buffer(4096))
+/// What the loop and the machine cost, measured where the benchmark ran. `alone` where no other
+/// thread or process takes part.
+fn calibrate(
+    buffer: impl Fn(usize) -> Result<DmaBuf, DmaError>,
+    alone: bool,
+    plan: &Plan,
+) -> Result<Calibration, Failure> {
+    let buffers = (0..CALIBRATION_BUFFERS)
+        .map(|_| buffer(CALIBRATION_BYTES))
         .collect::<Result<Vec<_>, _>>()
         .context("no memory to calibrate with")?;
     let ours = plan.cpus.first().copied();
@@ -164,7 +183,7 @@ fn calibrate(controller: &Controller, plan: &Plan) -> Result<Calibration, Failur
     let other = cpu::allowed().into_iter().find(|cpu| !plan.cpus.contains(cpu));
     let pair = ours.zip(other.or_else(|| plan.cpus.iter().copied().find(|&c| Some(c) != ours)));
     let round_trip = pair.and_then(|cpus| calibrate::round_trip(cpus, calibrate::ROUNDS));
-    if controller.device().transport() != TransportKind::Inline && round_trip.is_none() {
+    if !alone && round_trip.is_none() {
         warn("a cache line's way between two CPUs could not be measured");
     }
     Ok(Calibration { loop_ns, round_trip })
