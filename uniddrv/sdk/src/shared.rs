@@ -84,6 +84,8 @@ impl Words for SharedWords {
 
     #[inline]
     fn store(&self, index: usize, value: u64, order: Ordering) {
+        #[cfg(test)]
+        mortal::store();
         assert!(index < self.count);
         // SAFETY: as for `load`.
         unsafe { self.base.add(index).as_ref() }.store(value, order);
@@ -92,6 +94,44 @@ impl Words for SharedWords {
     #[inline]
     fn fence(&self) {
         fence(Ordering::SeqCst);
+    }
+}
+
+/// Deaths between any two stores, for tests of what they leave behind.
+#[cfg(test)]
+pub(crate) mod mortal {
+    use std::cell::Cell;
+
+    thread_local! {
+        static LEFT: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+
+    /// What unwinds when a thread dies.
+    pub(crate) struct Died;
+
+    /// Has this thread die instead of its next store but `stores`; nothing: never.
+    pub(crate) fn arm(stores: Option<u64>) {
+        LEFT.set(stores);
+    }
+
+    /// Runs what is not to be the death of this thread.
+    pub(crate) fn pause<R>(run: impl FnOnce() -> R) -> R {
+        let left = LEFT.take();
+        let result = run();
+        LEFT.set(left);
+        result
+    }
+
+    /// A store, or something else that a process may die before.
+    pub(crate) fn store() {
+        match LEFT.get() {
+            Some(0) => {
+                LEFT.set(None);
+                std::panic::resume_unwind(Box::new(Died));
+            }
+            Some(left) => LEFT.set(Some(left - 1)),
+            None => {}
+        }
     }
 }
 

@@ -119,7 +119,8 @@ impl<S: Steps> Table<S> {
         if !queue.followed() {
             return;
         }
-        let waiting = match queue.taker.available() {
+        // As of now: one that seems to have nothing more loses what is left of its turn.
+        let waiting = match queue.taker.look() {
             Ok(0) => return,
             Ok(waiting) => waiting.min(client.credit),
             Err(error) => {

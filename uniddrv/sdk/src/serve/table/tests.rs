@@ -1,1 +1,6 @@
-
+mod client;
+mod deaths;
+mod device;
+mod hostile;
+mod sharing;
+mod world;
