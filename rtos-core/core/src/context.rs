@@ -1,0 +1,118 @@
+//! What the parts of the event loop share, and what they ask of it.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+
+use mio::{Registry, Waker};
+use rustix::time::{ClockId, clock_gettime};
+use uniddrv::Arena;
+use uniddrv_abi::message::FromCore;
+
+use crate::attachment::Made;
+use crate::config::Config;
+use crate::driver::Spawned;
+use crate::device::{self, DeviceId, DriverId};
+use crate::ids::ClientId;
+use crate::mailbox::{Chores, Mailbox};
+use crate::program::Program;
+use crate::sandbox::Spawner;
+
+/// What comes from other threads.
+pub(crate) enum Event {
+    /// The memory and the sockets for an open name.
+    Made {
+        device: DeviceId,
+        handle: u32,
+        result: Result<Made, String>,
+    },
+    /// A program was read.
+    Loaded { device: DeviceId, result: Result<Arc<Program>, String> },
+    /// A driver process was spawned.
+    Spawned { device: DeviceId, process: DriverId, result: Result<Spawned, String> },
+}
+
+/// What a supervisor wants done outside of its device.
+pub(crate) enum Effect {
+    /// Answers what a client waits for.
+    Answer(ClientId, FromCore),
+    /// Answers a client's request to open a name.
+    Opened {
+        client: ClientId,
+        message: FromCore,
+        arena: Arc<Arena>,
+        memories: Vec<Arc<OwnedFd>>,
+        ends: Vec<OwnedFd>,
+    },
+    /// The arena of a connection is there.
+    Arena(ClientId, Arc<Arena>),
+    /// What a client has open was taken from it; if it was hostile, so is its connection.
+    Taken { client: ClientId, handle: u32, text: String, hostile: bool },
+    /// The device has a name, or other targets than before.
+    Names(DeviceId),
+    /// The device has settled: it runs, or it does not and will not by itself.
+    Settled,
+    /// The device is no longer the core's.
+    Gone(DeviceId),
+}
+
+/// What does not change while the event loop runs.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    /// Where other threads leave what they have done.
+    pub(crate) mailbox: Mailbox<Event>,
+    /// Where the workers of devices leave what they have done.
+    pub(crate) events: Sender<(DeviceId, device::Event)>,
+    /// Wakes the event loop.
+    pub(crate) waker: Arc<Waker>,
+    /// Spawns driver processes; they end when this is dropped.
+    pub(crate) spawner: Arc<Spawner>,
+    /// Has the spawner spawn, and waits for that.
+    pub(crate) midwife: Chores,
+    /// Makes memory, gives it back, reads and writes files.
+    pub(crate) maker: Chores,
+}
+
+/// Which process belongs to which device.
+#[derive(Debug, Default)]
+pub(crate) struct Processes {
+    next: u64,
+    devices: HashMap<DriverId, DeviceId>,
+}
+
+impl Processes {
+    /// A number for a new process of `device`.
+    pub(crate) fn add(&mut self, device: DeviceId) -> DriverId {
+        self.next += 1;
+        let process = DriverId(self.next);
+        self.devices.insert(process, device);
+        process
+    }
+
+    /// Forgets a process.
+    pub(crate) fn remove(&mut self, process: DriverId) {
+        self.devices.remove(&process);
+    }
+
+    /// The device of a process.
+    pub(crate) fn device(&self, process: DriverId) -> Option<DeviceId> {
+        self.devices.get(&process).copied()
+    }
+}
+
+/// What is at hand in one turn of the event loop.
+pub(crate) struct Context<'a> {
+    pub(crate) now: Instant,
+    pub(crate) shared: &'a Shared,
+    pub(crate) registry: &'a Registry,
+    pub(crate) processes: &'a mut Processes,
+    pub(crate) effects: &'a mut Vec<Effect>,
+}
+
+/// Nanoseconds of the monotonic clock, which all processes share.
+pub(crate) fn monotonic() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

@@ -1,0 +1,605 @@
+//! A device and its drivers: one that runs it, one that waits to take over.
+//!
+//! Everything that happens changes what is wanted or what there is; [`Supervisor::advance`] then
+//! does whatever leads from the one to the other. What is urgent, a successor's taking over, is
+//! done before anything else (`succession`).
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `succession` | a driver process has ended: the next one, at once |
+//! | `hearing` | what driver processes say |
+//! | `watch` | heartbeats, progress and deadlines |
+//! | `opening` | clients' names: opening, closing, revoking |
+//! | `orders` | restart, upgrade, kill, remove, stop |
+//! | `holding` | what the worker of the device says |
+//! | `status` | what is told of it all |
+
+mod hearing;
+mod holding;
+mod opening;
+mod orders;
+mod status;
+mod succession;
+mod watch;
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use uniddrv::Address;
+use uniddrv::control;
+use uniddrv_abi::message::{
+    Beginning, Death, FromCore, Refusal, Settings, Target, ToDriver, VERSION,
+};
+
+use crate::attachment::{Attachments, Numbers};
+use crate::config::{DeviceConfig, DriverChoice, DriverName, Idle, Name};
+use crate::context::{Context, Effect, Event};
+use crate::death::{Cause, Report};
+use crate::device::{self, DeviceId, DriverId, Opened, Worker};
+use crate::driver::{Process, Spawned, Stage};
+use crate::ids::ClientId;
+use crate::ledger::{LedgerMemory, Totals};
+use crate::program::Program;
+use crate::sandbox::{Confinement, Scheduling, Window};
+use watch::Watch;
+
+/// How long a driver process may take to map what it is given.
+const READY: Duration = Duration::from_secs(10);
+/// How long a device may take to come up, beside what its commands may take.
+const BRING_UP: Duration = Duration::from_secs(150);
+/// How long a driver process may take to shut its device down and end.
+const SHUT_DOWN: Duration = Duration::from_secs(10);
+/// How long a hand-over may take that somebody asked for.
+const HAND_OVER: Duration = Duration::from_secs(60);
+/// The number of a driver process's control socket.
+const CONTROL: RawFd = 3;
+/// The number of its socket to the worker of its device.
+const DEVICE: RawFd = 4;
+/// The number of its first window.
+const WINDOWS: RawFd = 5;
+/// A driver that ran for so long did not fail for what its predecessors died of.
+const LONG: Duration = Duration::from_mins(5);
+
+/// What is wanted of a device and its drivers.
+#[derive(Debug)]
+pub(crate) enum State {
+    /// The worker opens the device.
+    Opening,
+    /// A driver is to run.
+    Serving,
+    /// The device's server is away, and awaited.
+    Away,
+    /// Drivers and clients have to end first.
+    Ending {
+        /// What follows.
+        then: Then,
+        /// How far that is.
+        step: Step,
+    },
+    /// No driver runs, until somebody asks for it.
+    Stopped(String),
+    /// The device is let go.
+    Gone,
+}
+
+/// What follows once drivers and clients have ended.
+#[derive(Clone, Debug)]
+pub(crate) enum Then {
+    /// The device stays, and waits for `restart`.
+    Stop(String),
+    /// It is let go.
+    Go(String),
+}
+
+/// How far an ending is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Processes are to end.
+    Processes,
+    /// The device's DMA is being stopped.
+    Fencing,
+    /// Arenas are being unmapped.
+    Unmapping,
+    /// The device is being let go.
+    Closing,
+}
+
+/// A beginning that a successor is to make.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    how: Beginning,
+    not_before: Option<Instant>,
+}
+
+/// A hand-over that somebody asked for.
+#[derive(Debug)]
+struct HandOver {
+    client: Option<ClientId>,
+    cause: Cause,
+    program: Arc<Program>,
+    quiesced: bool,
+    deadline: Instant,
+}
+
+/// A spawning under way.
+#[derive(Debug)]
+struct Spawning {
+    process: DriverId,
+    unwanted: bool,
+}
+
+/// A device and its drivers.
+pub(crate) struct Supervisor {
+    pub(crate) id: DeviceId,
+    pub(crate) name: Option<Name>,
+    pub(crate) address: Address,
+    pub(crate) config: DeviceConfig,
+    pub(crate) state: State,
+    pub(crate) targets: Vec<Target>,
+    pub(crate) attachments: Attachments,
+    kind: String,
+    identity: Vec<u8>,
+    worker: Worker,
+    held: Option<Box<Opened>>,
+    program: Option<Arc<Program>>,
+    loading: bool,
+    ledger: Option<LedgerMemory>,
+    active: Option<Process>,
+    successor: Option<Process>,
+    ending: Vec<Process>,
+    spawning: Option<Spawning>,
+    /// When a process may be spawned again, after one that did not get ready.
+    spawn_after: Option<Instant>,
+    /// Processes in a row that did not get ready.
+    stillborn: u32,
+    pending: Option<Pending>,
+    hand_over: Option<HandOver>,
+    /// A program being read for an upgrade, and who waits for it.
+    upgrade: Option<Option<ClientId>>,
+    /// Who waits for the device to run, or to be gone.
+    waiting: Vec<ClientId>,
+    numbers: Numbers,
+    watch: Watch,
+    scramble: bool,
+    /// Requests that had ended when a driver died last, and deaths since one ended.
+    completed: u64,
+    deaths_in_row: u32,
+    up_since: Option<Instant>,
+    began: Instant,
+    pub(crate) totals: Totals,
+    restarts: u64,
+    adoptions: u64,
+    resets: u64,
+    reports: VecDeque<Death>,
+    report: Option<Report>,
+}
+
+impl Supervisor {
+    /// Takes the device at `address`.
+    ///
+    /// # Errors
+    /// In words, when there is no thread for it.
+    pub(crate) fn new(
+        id: DeviceId,
+        address: Address,
+        config: DeviceConfig,
+        cx: &mut Context<'_>,
+    ) -> Result<Self, String> {
+        let settings = cx.shared.device_settings(&config);
+        let waker = cx.shared.waker.clone();
+        let notify = move || {
+            let _ = waker.wake();
+        };
+        let events = cx.shared.events.clone();
+        let worker = Worker::spawn(id, address.clone(), settings, notify, events)
+            .map_err(|error| format!("cannot start a thread for {address}: {error}"))?;
+        let mut this = Self {
+            id,
+            name: config.name.clone(),
+            address,
+            config,
+            state: State::Opening,
+            targets: Vec::new(),
+            attachments: Attachments::new(),
+            kind: String::new(),
+            identity: Vec::new(),
+            worker,
+            held: None,
+            program: None,
+            loading: false,
+            ledger: None,
+            active: None,
+            successor: None,
+            ending: Vec::new(),
+            spawning: None,
+            spawn_after: None,
+            stillborn: 0,
+            pending: None,
+            hand_over: None,
+            upgrade: None,
+            waiting: Vec::new(),
+            numbers: Numbers::default(),
+            watch: Watch::new(cx.now),
+            scramble: false,
+            completed: 0,
+            deaths_in_row: 0,
+            up_since: None,
+            began: cx.now,
+            totals: Totals::default(),
+            restarts: 0,
+            adoptions: 0,
+            resets: 0,
+            reports: VecDeque::new(),
+            report: None,
+        };
+        this.worker.open();
+        if let Some(path) = this.config.driver.program(&cx.shared.config.core.drivers) {
+            this.load(path, cx);
+        }
+        Ok(this)
+    }
+
+    /// The device's name as people know it: its address while it has none.
+    pub(crate) fn label(&self) -> String {
+        self.name.as_ref().map_or_else(|| self.address.to_string(), ToString::to_string)
+    }
+
+    /// The scheme of its name, as soon as that is known.
+    pub(crate) fn scheme(&self) -> Option<String> {
+        match &self.config.driver {
+            DriverChoice::Named(name) => Some(name.scheme().to_owned()),
+            DriverChoice::ByClass => {
+                let class = self.held.as_ref()?.identity.class;
+                DriverName::for_class(class).map(|name| name.scheme().to_owned())
+            }
+            DriverChoice::Program(path) => {
+                // As for a driver of that name in the folder of drivers.
+                let name = path.file_name()?.to_str()?;
+                Some(name.strip_prefix("uniddrv-").unwrap_or(name).to_ascii_lowercase())
+            }
+        }
+    }
+
+    /// Whether nothing more will happen by itself before somebody wants something.
+    pub(crate) fn is_settled(&self) -> bool {
+        match self.state {
+            State::Serving => self.active.as_ref().is_some_and(Process::is_up),
+            State::Stopped(_) | State::Gone => true,
+            _ => false,
+        }
+    }
+
+    fn load(&mut self, path: PathBuf, cx: &Context<'_>) {
+        self.loading = true;
+        let (mailbox, device) = (cx.shared.mailbox.clone(), self.id);
+        cx.shared.maker.run(move || {
+            let result = Program::load(&path).map(Arc::new).map_err(|error| error.to_string());
+            mailbox.post(Event::Loaded { device, result });
+        });
+    }
+
+    /// A program was read, or could not be.
+    pub(crate) fn loaded(&mut self, result: Result<Arc<Program>, String>, cx: &mut Context<'_>) {
+        self.loading = false;
+        if let Some(client) = self.upgrade.take() {
+            match result {
+                Ok(program) => self.upgrade_to(program, client, cx),
+                Err(text) => Self::refuse(client, Refusal::Failed, text, cx),
+            }
+        } else {
+            match result {
+                Ok(program) => self.program = Some(program),
+                Err(text) => self.stop(text, cx),
+            }
+        }
+        self.advance(cx);
+    }
+
+    fn refuse(client: Option<ClientId>, code: Refusal, text: String, cx: &mut Context<'_>) {
+        if let Some(client) = client {
+            cx.effects.push(Effect::Answer(client, FromCore::Refused { code, text }));
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        let (sleep, spin) = match self.config.idle {
+            Idle::Sleep { spin } => (true, spin),
+            Idle::Poll => (false, Duration::ZERO),
+        };
+        Settings {
+            depth: self.config.depth.get().into(),
+            timeout_ms: u64::try_from(self.config.timeout.as_millis()).unwrap_or(u64::MAX),
+            sleep,
+            spin_us: u64::try_from(spin.as_micros()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Does whatever leads from what there is to what is wanted.
+    pub(crate) fn advance(&mut self, cx: &mut Context<'_>) {
+        match &self.state {
+            State::Opening => self.begin_serving(cx),
+            State::Serving => self.serve(cx),
+            State::Away => self.come_back(cx),
+            State::Ending { .. } => self.end(cx),
+            State::Stopped(_) | State::Gone => {}
+        }
+    }
+
+    /// The device is open and the program read: the first driver.
+    fn begin_serving(&mut self, cx: &mut Context<'_>) {
+        if self.held.is_none() {
+            return;
+        }
+        if self.program.is_none() {
+            if !self.loading {
+                self.load_by_class(cx);
+            }
+            return;
+        }
+        if self.name.is_none() {
+            // It gets one now, or never.
+            cx.effects.push(Effect::Names(self.id));
+        }
+        match LedgerMemory::new() {
+            Ok(ledger) => self.ledger = Some(ledger),
+            Err(error) => return self.stop(format!("cannot make a ledger: {error}"), cx),
+        }
+        self.state = State::Serving;
+        self.pending = Some(Pending { how: Beginning::Fresh, not_before: None });
+        self.serve(cx);
+    }
+
+    fn load_by_class(&mut self, cx: &mut Context<'_>) {
+        let Some(class) = self.held.as_ref().map(|held| held.identity.class) else { return };
+        match DriverName::for_class(class) {
+            Some(name) => self.load(name.program(&cx.shared.config.core.drivers), cx),
+            None => {
+                let text = format!(
+                    "there is no driver for the class {class:06x} of {}; name one in the configuration",
+                    self.address
+                );
+                self.stop(text, cx);
+            }
+        }
+    }
+
+    fn serve(&mut self, cx: &mut Context<'_>) {
+        self.begin_pending(cx);
+        let running = self.active.as_ref().is_none_or(Process::is_up);
+        let wanted = self.successor.is_none() && self.spawning.is_none() && running;
+        if wanted && self.ending.is_empty() && self.spawn_after.is_none_or(|at| at <= cx.now) {
+            if self.stillborn < self.config.restart.deaths {
+                self.spawn(cx);
+            } else if self.active.is_none() {
+                let text = format!("{} driver processes in a row did not get ready", self.stillborn);
+                return self.stop(text, cx);
+            }
+        }
+        self.quiesce(cx);
+    }
+
+    /// Has a process spawned.
+    fn spawn(&mut self, cx: &mut Context<'_>) {
+        self.spawn_after = None;
+        let planned = self.hand_over.as_ref().map(|hand_over| &hand_over.program);
+        let (Some(program), Some(held)) = (planned.or(self.program.as_ref()), &self.held) else {
+            return;
+        };
+        let program = program.clone();
+        let mut windows = Vec::new();
+        let mut files = Vec::new();
+        for (number, (window, file)) in (WINDOWS..).zip(&held.windows) {
+            windows.push(Window { number, offset: window.offset, len: window.len });
+            match file.try_clone() {
+                Ok(file) => files.push((file, number)),
+                Err(error) => return self.not_spawned(&format!("a window: {error}"), cx),
+            }
+        }
+        let confinement = Confinement {
+            cpu: self.config.cpu.map(|cpu| cpu.number() as usize),
+            scheduling: self
+                .config
+                .realtime
+                .map_or(Scheduling::Ordinary, |priority| Scheduling::Fifo(priority.get())),
+            windows,
+            partial: !cx.shared.config.core.require_sandbox,
+            ..Confinement::default()
+        };
+        let process = cx.processes.add(self.id);
+        self.spawning = Some(Spawning { process, unwanted: false });
+        let (mailbox, spawner, device) =
+            (cx.shared.mailbox.clone(), cx.shared.spawner.clone(), self.id);
+        cx.shared.midwife.run(move || {
+            let spawn = || {
+                let pair = || control::pair().map_err(|error| format!("socketpair: {error}"));
+                let (control, theirs) = pair()?;
+                let (worker, device) = pair()?;
+                let mut inherited = vec![(theirs.as_fd(), CONTROL), (device.as_fd(), DEVICE)];
+                inherited.extend(files.iter().map(|(file, number)| (file.as_fd(), *number)));
+                let child = spawner
+                    .spawn(&program, &[], &confinement, &inherited)
+                    .map_err(|error| error.to_string())?;
+                Ok(Spawned { child, control, device: worker, program })
+            };
+            mailbox.post(Event::Spawned { device, process, result: spawn() });
+        });
+    }
+
+    /// A process was spawned, or could not be.
+    pub(crate) fn spawned(
+        &mut self,
+        id: DriverId,
+        result: Result<Spawned, String>,
+        cx: &mut Context<'_>,
+    ) {
+        let Some(spawning) = self.spawning.take_if(|spawning| spawning.process == id) else {
+            return cx.processes.remove(id);
+        };
+        let spawned = match result {
+            Ok(spawned) => spawned,
+            Err(text) => {
+                cx.processes.remove(id);
+                if !spawning.unwanted {
+                    self.not_spawned(&text, cx);
+                }
+                return self.advance(cx);
+            }
+        };
+        for missing in spawned.child.missing() {
+            tracing::warn!(name = self.label(), "a layer of the sandbox is missing: {missing}");
+        }
+        let Spawned { child, control, device, program } = spawned;
+        match Process::new(id, child, control, program, cx.registry, cx.now) {
+            Ok(mut process) => {
+                if spawning.unwanted || !matches!(self.state, State::Serving) {
+                    process.kill(Cause::Unwanted);
+                    self.ending.push(process);
+                } else {
+                    self.worker.serve(id, device);
+                    self.prepare(&mut process, cx);
+                    self.successor = Some(process);
+                }
+            }
+            Err((error, child)) => {
+                cx.processes.remove(id);
+                cx.shared.maker.run(move || drop(child));
+                self.not_spawned(&format!("watch over it: {error}"), cx);
+            }
+        }
+        self.advance(cx);
+    }
+
+    /// Gives a process what it is to serve with.
+    fn prepare(&mut self, process: &mut Process, cx: &Context<'_>) {
+        let (Some(held), Some(ledger)) = (&self.held, &self.ledger) else { return };
+        process.deadline = Some(cx.now + READY);
+        let prepare = ToDriver::Prepare {
+            version: VERSION,
+            address: self.address.to_string(),
+            arena_iova: held.arena_iova,
+            arena_len: held.arena.len() as u64,
+            windows: held.windows.iter().map(|(window, _)| *window).collect(),
+            settings: self.settings(),
+        };
+        process.tell(&prepare, &[ledger.file(), held.arena.fd()]);
+        for attachment in self.attachments.values().filter(|one| one.is_attached()) {
+            attachment.attach_at(process, false);
+        }
+    }
+
+    /// There is no process: another try, later each time.
+    fn not_spawned(&mut self, text: &str, cx: &mut Context<'_>) {
+        self.stillborn += 1;
+        tracing::error!(name = self.label(), tries = self.stillborn, "no driver process: {text}");
+        if self.fail_hand_over(text, cx) {
+            self.stillborn = 0;
+        }
+        self.spawn_after = Some(cx.now + self.back_off(self.stillborn));
+    }
+
+    /// How long to wait after the `count`th failure in a row.
+    fn back_off(&self, count: u32) -> Duration {
+        let restart = &self.config.restart;
+        let doubled = 2_u32.saturating_pow(count.saturating_sub(2));
+        if count < 2 { Duration::ZERO } else { restart.backoff.saturating_mul(doubled).min(restart.longest) }
+    }
+
+    /// Which of its processes has this number.
+    fn process(&mut self, id: DriverId) -> Option<&mut Process> {
+        let ending = self.ending.iter_mut();
+        self.active.iter_mut().chain(self.successor.iter_mut()).chain(ending).find(|p| p.id == id)
+    }
+
+    /// Kills the process that waits.
+    fn discard_successor(&mut self) {
+        if let Some(mut process) = self.successor.take() {
+            process.kill(Cause::Unwanted);
+            self.ending.push(process);
+        }
+        if let Some(spawning) = &mut self.spawning {
+            spawning.unwanted = true;
+        }
+    }
+
+    /// Drivers and clients have to end: the device then stays without a driver.
+    pub(crate) fn stop(&mut self, text: String, cx: &mut Context<'_>) {
+        if matches!(self.state, State::Ending { .. } | State::Stopped(_) | State::Gone) {
+            return;
+        }
+        tracing::error!(name = self.label(), "stopped: {text}");
+        self.finish(Then::Stop(text), Cause::Unwanted, cx);
+    }
+
+    /// Ends drivers and clients. `cause`: of the driver that runs; where it is `None` that is
+    /// asked to shut the device down.
+    fn finish(&mut self, then: Then, cause: Cause, cx: &mut Context<'_>) {
+        let (Then::Stop(text) | Then::Go(text)) = &then;
+        let text = text.clone();
+        self.hand_over_ends(&text, cx);
+        if matches!(then, Then::Stop(_)) {
+            for client in std::mem::take(&mut self.waiting) {
+                Self::refuse(Some(client), Refusal::Failed, text.clone(), cx);
+            }
+        }
+        let handles: Vec<u32> = self.attachments.keys().copied().collect();
+        for handle in handles {
+            self.take_away(handle, &text, false, cx);
+        }
+        self.pending = None;
+        self.targets.clear();
+        cx.effects.push(Effect::Names(self.id));
+        self.discard_successor();
+        if let Some(active) = &mut self.active {
+            let asked = cause == Cause::Unwanted
+                && active.is_up()
+                && active.tell(&ToDriver::Stop, &[]);
+            if asked {
+                active.deadline = Some(cx.now + SHUT_DOWN);
+            } else {
+                active.kill(cause);
+            }
+        }
+        self.call_attention();
+        self.state = State::Ending { then, step: Step::Processes };
+        self.end(cx);
+    }
+
+    /// The next step of an ending.
+    fn end(&mut self, cx: &mut Context<'_>) {
+        let State::Ending { then, step } = &mut self.state else { return };
+        let processes = self.active.is_some()
+            || self.successor.is_some()
+            || self.spawning.is_some()
+            || !self.ending.is_empty();
+        if *step == Step::Processes && !processes {
+            *step = Step::Fencing;
+            if self.held.is_some() {
+                self.worker.fence();
+            } else {
+                *step = Step::Unmapping;
+            }
+        }
+        if *step == Step::Unmapping && self.attachments.is_empty() {
+            match then {
+                Then::Stop(text) => {
+                    self.state = State::Stopped(std::mem::take(text));
+                    cx.effects.push(Effect::Settled);
+                }
+                Then::Go(_) => {
+                    *step = Step::Closing;
+                    self.worker.close();
+                }
+            }
+        }
+    }
+
+    /// Has the driver that runs look at its control socket.
+    fn call_attention(&self) {
+        if let Some(ledger) = &self.ledger {
+            ledger.ledger.call_attention();
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! What driver processes say. Each of it is a claim; one that cannot be ends the process.
+
+use std::collections::BTreeSet;
+
+use uniddrv_abi::message::{FromCore, FromDriver, Target};
+
+use super::{State, Supervisor};
+use crate::attachment;
+use crate::config::Name;
+use crate::context::{Context, Effect, monotonic};
+use crate::death::Cause;
+use crate::device::DriverId;
+use crate::driver::{Heard, Stage};
+
+/// The most targets of a device.
+const TARGETS: usize = 256;
+/// The most characters of a text of a driver's that is logged or passed on.
+const TEXT: usize = 512;
+
+impl Supervisor {
+    /// Reads what the process `id` says.
+    pub(crate) fn listen(&mut self, id: DriverId, cx: &mut Context<'_>) {
+        let mut turn = 0;
+        while let Some(process) = self.process(id) {
+            let violation = match process.hear(&mut turn, cx.now) {
+                Heard::Nothing => break,
+                Heard::Violation(cause) => Some(cause),
+                Heard::Message(message) => {
+                    self.hear(id, message, cx).err().map(Cause::Violation)
+                }
+            };
+            if let Some(cause) = violation {
+                if let Some(process) = self.process(id) {
+                    process.kill(cause);
+                }
+                break;
+            }
+        }
+    }
+
+    /// Whether messages may wait that nobody will be told of again.
+    pub(crate) fn unread(&self) -> Vec<DriverId> {
+        let processes = self.active.iter().chain(&self.successor).chain(&self.ending);
+        processes.filter(|process| process.unread).map(|process| process.id).collect()
+    }
+
+    fn hear(
+        &mut self,
+        id: DriverId,
+        message: FromDriver,
+        cx: &mut Context<'_>,
+    ) -> Result<(), String> {
+        let active = self.active.as_ref().filter(|active| active.id == id);
+        let is_active = active.is_some();
+        let begun = active.is_some_and(|active| matches!(active.stage, Stage::Begun(_)));
+        match message {
+            FromDriver::Ready => self.is_ready(id, cx),
+            FromDriver::Up { adopted, reason, targets, kind, identity } if begun => {
+                self.check_targets(&targets)?;
+                if !identity.is_empty() {
+                    (self.kind, self.identity) = (shorten(kind), identity);
+                }
+                self.is_up(adopted, reason, targets, cx);
+                Ok(())
+            }
+            FromDriver::Up { .. } => Err("it says that it runs, and was not to begin".into()),
+            FromDriver::Attached { client } => {
+                if is_active {
+                    self.attached(client, cx);
+                }
+                Ok(())
+            }
+            FromDriver::Detached { client } if is_active => self.detached(client, cx),
+            // One that waits forgets at once, and need not say so.
+            FromDriver::Detached { .. } => Ok(()),
+            FromDriver::Hostile { client, text } => {
+                if is_active {
+                    self.hostile(client, &shorten(text), cx);
+                }
+                Ok(())
+            }
+            FromDriver::Poisoned { client, text } => {
+                tracing::error!(name = self.label(), client, "a poisoned request: {}", shorten(text));
+                Ok(())
+            }
+            FromDriver::Unreadable { text } if is_active => {
+                let cause = Cause::Unreadable(shorten(text));
+                if let Some(active) = &mut self.active {
+                    active.kill(cause);
+                }
+                Ok(())
+            }
+            FromDriver::Unreadable { text } => {
+                Err(format!("it cannot read a ledger that it was not to read: {}", shorten(text)))
+            }
+            FromDriver::Quiesced => match &self.hand_over {
+                Some(hand_over) if is_active && hand_over.quiesced => Ok(()),
+                _ => Err("it stopped, and was not asked to".into()),
+            },
+            FromDriver::Failed { gone, text } => {
+                let text = shorten(text);
+                tracing::error!(name = self.label(), gone, "the driver gives up: {text}");
+                if let Some(process) = self.process(id) {
+                    process.fails(Cause::Failed(text), cx.now);
+                }
+                Ok(())
+            }
+            FromDriver::Awake => {
+                if let Some(memory) = self.ledger.as_ref().filter(|_| is_active) {
+                    self.watch.start(&memory.ledger, cx.now);
+                }
+                Ok(())
+            }
+            FromDriver::Log { level, text } => {
+                self.log(id, level, text);
+                Ok(())
+            }
+        }
+    }
+
+    fn log(&mut self, id: DriverId, level: u8, text: String) {
+        let name = self.label();
+        let Some(process) = self.process(id) else { return };
+        if !process.may_log() {
+            return;
+        }
+        let (pid, text) = (process.pid(), shorten(text));
+        match level {
+            1 => tracing::error!(name, pid, "driver: {text}"),
+            2 => tracing::warn!(name, pid, "driver: {text}"),
+            3 => tracing::info!(name, pid, "driver: {text}"),
+            _ => tracing::debug!(name, pid, "driver: {text}"),
+        }
+    }
+
+    fn is_ready(&mut self, id: DriverId, cx: &mut Context<'_>) -> Result<(), String> {
+        let Some(process) = self.process(id) else { return Ok(()) };
+        if process.stage != Stage::Preparing {
+            return Err("it says that it is ready once more".into());
+        }
+        process.is_waiting(cx.now);
+        tracing::debug!(name = self.label(), process = id.0, "a driver process is ready");
+        self.advance(cx);
+        Ok(())
+    }
+
+    fn check_targets(&self, targets: &[Target]) -> Result<(), String> {
+        if targets.len() > TARGETS {
+            return Err(format!("{} targets; {TARGETS} are possible", targets.len()));
+        }
+        let mut paths = BTreeSet::new();
+        for Target { path, block_size, max_transfer, .. } in targets {
+            let instance = self.name.as_ref().map_or("x:0", Name::instance);
+            let name = format!("{instance}/{path}").parse::<Name>();
+            if !name.is_ok_and(|name| name.path() == path) || !paths.insert(path) {
+                return Err(format!("`{}` is no path of a target", shorten(path.clone())));
+            }
+            if !block_size.is_power_of_two() || *block_size < 512 || max_transfer < block_size {
+                return Err(format!(
+                    "{path} has blocks of {block_size} bytes and transfers of {max_transfer}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The driver runs the device.
+    fn is_up(
+        &mut self,
+        adopted: bool,
+        reason: Option<String>,
+        targets: Vec<Target>,
+        cx: &mut Context<'_>,
+    ) {
+        let (Some(active), Some(memory)) = (&mut self.active, &self.ledger) else { return };
+        let Stage::Begun(how) = active.stage else { return };
+        active.is_running(cx.now);
+        self.up_since = Some(cx.now);
+        self.stillborn = 0;
+        self.watch.start(&memory.ledger, cx.now);
+        let (_, ended, first) = memory.ledger.adoption();
+        let program = active.program.clone();
+        let now = monotonic();
+        if let Some(report) = &mut self.report {
+            let begun = report.begun.unwrap_or(now);
+            // What it wrote is a claim, of which only a moment in between makes sense.
+            let up = if (begun..=now).contains(&ended) { ended } else { now };
+            report.is_up(adopted, up, cx.now);
+            if (up..=now).contains(&first) {
+                report.has_completed(first);
+            }
+        }
+        if how == uniddrv_abi::message::Beginning::Fresh {
+            tracing::info!(name = self.label(), address = %self.address, "the driver runs");
+        } else {
+            self.restarts += 1;
+            if adopted {
+                self.adoptions += 1;
+            } else {
+                self.resets_seen += 1;
+            }
+            let reason = reason.map(shorten);
+            tracing::info!(name = self.label(), adopted, reason, "a successor runs");
+        }
+        if self.targets != targets {
+            self.targets = targets;
+            cx.effects.push(Effect::Names(self.id));
+        }
+        let done = |one: &super::HandOver| one.quiesced && std::sync::Arc::ptr_eq(&one.program, &program);
+        if let Some(hand_over) = self.hand_over.take_if(|one| done(one)) {
+            self.program = Some(hand_over.program);
+            if let Some(client) = hand_over.client {
+                cx.effects.push(Effect::Answer(client, FromCore::Done));
+            }
+        }
+        self.settle(cx);
+        self.advance(cx);
+    }
+
+    /// A client is attached at the driver that runs.
+    fn attached(&mut self, handle: u32, cx: &mut Context<'_>) {
+        let Some(attachment) = self.attachments.get_mut(&handle) else { return };
+        if attachment.stage != attachment::Stage::Attaching {
+            return;
+        }
+        attachment.stage = attachment::Stage::Open;
+        attachment.deadline = None;
+        self.opened(handle, cx);
+    }
+
+    /// A client is let go by the driver that runs.
+    fn detached(&mut self, handle: u32, cx: &mut Context<'_>) -> Result<(), String> {
+        let active = self.active.as_ref().map(|active| active.id);
+        match self.attachments.get(&handle) {
+            Some(attachment) if attachment.told == active && active.is_some() => {
+                if attachment.stage == attachment::Stage::Detaching {
+                    self.let_go(handle, cx);
+                }
+                Ok(())
+            }
+            Some(_) => Err(format!("it let go of client {handle}, and was not asked to")),
+            None => Ok(()),
+        }
+    }
+
+    fn hostile(&mut self, handle: u32, text: &str, cx: &mut Context<'_>) {
+        let Some(attachment) = self.attachments.get(&handle) else { return };
+        let client = attachment.request.client;
+        tracing::warn!(name = self.label(), %client, "ending a hostile client: {text}");
+        if matches!(self.state, State::Serving) {
+            self.take_away(handle, &format!("its rings were broken: {text}"), true, cx);
+        }
+    }
+}
+
+/// A text of a driver's, of bounded length and without what would disturb a terminal.
+fn shorten(text: String) -> String {
+    let clean = |text: &str| !text.chars().any(char::is_control);
+    if text.len() <= TEXT && clean(&text) {
+        return text;
+    }
+    text.chars().take(TEXT).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
