@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
@@ -12,11 +13,12 @@ use uniddrv::Arena;
 use uniddrv_abi::message::FromCore;
 
 use crate::attachment::Made;
-use crate::config::Config;
+use crate::config::{Config, DeviceConfig};
 use crate::driver::Spawned;
 use crate::device::{self, DeviceId, DriverId};
 use crate::ids::ClientId;
 use crate::mailbox::{Chores, Mailbox};
+use crate::partition::Partition;
 use crate::program::Program;
 use crate::sandbox::Spawner;
 
@@ -73,6 +75,23 @@ pub(crate) struct Shared {
     pub(crate) midwife: Chores,
     /// Makes memory, gives it back, reads and writes files.
     pub(crate) maker: Chores,
+    /// The drivers' CPUs.
+    pub(crate) partition: Arc<Mutex<Partition>>,
+    /// The folder of reports on deaths.
+    pub(crate) reports: PathBuf,
+    /// The folder of the sockets of models.
+    pub(crate) models: PathBuf,
+    /// The program that serves models.
+    pub(crate) program: PathBuf,
+}
+
+impl Shared {
+    /// How a device is held.
+    pub(crate) fn device_settings(&self, config: &DeviceConfig) -> device::Settings {
+        let arena = usize::try_from(config.memory.bytes()).unwrap_or(usize::MAX);
+        let settings = device::Settings::new(arena, self.models.clone());
+        device::Settings { program: self.program.clone(), ..settings }
+    }
 }
 
 /// Which process belongs to which device.

@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use uniddrv::control::{Control, ControlError};
 use uniddrv_abi::message::{Beginning, FromDriver, ToDriver};
 
+use crate::context::monotonic;
 use crate::death::Cause;
 use crate::device::DriverId;
 use crate::ids::Source;
@@ -22,6 +23,11 @@ const TURN: u32 = 64;
 const FLOOD: u32 = 20_000;
 /// Lines a second of a driver that are logged.
 const LINES: u32 = 50;
+
+/// How long a process may take to end that says that it does.
+const LAST_BREATH: Duration = Duration::from_secs(5);
+/// A process that waited for so long started well.
+const LONG: Duration = Duration::from_secs(10);
 
 /// What the spawning of a process yields.
 pub(crate) struct Spawned {
@@ -55,6 +61,10 @@ pub(crate) struct Process {
     pub(crate) cause: Option<Cause>,
     /// When the core harmed it, in nanoseconds of the monotonic clock.
     pub(crate) harmed_at: Option<u64>,
+    /// When the core killed it.
+    pub(crate) killed_at: Option<u64>,
+    /// Since when it is in its stage.
+    since: Instant,
     child: Child,
     control: Control,
     /// Whether messages may wait that the event loop will not be told of again.
@@ -102,6 +112,8 @@ impl Process {
             deadline: None,
             cause: None,
             harmed_at: None,
+            killed_at: None,
+            since: now,
             child,
             control: Control::new(control),
             unread: false,
@@ -124,6 +136,32 @@ impl Process {
     /// Whether it waits to be told to begin.
     pub(crate) fn is_ready(&self) -> bool {
         self.stage == Stage::Ready && self.cause.is_none()
+    }
+
+    /// It waits to be told to begin, from `now` on.
+    pub(crate) fn is_waiting(&mut self, now: Instant) {
+        (self.stage, self.since, self.deadline) = (Stage::Ready, now, None);
+    }
+
+    /// It was told to begin.
+    pub(crate) fn begin(&mut self, how: Beginning, deadline: Instant, now: Instant) {
+        (self.stage, self.since, self.deadline) = (Stage::Begun(how), now, Some(deadline));
+    }
+
+    /// It runs the device, from `now` on.
+    pub(crate) fn is_running(&mut self, now: Instant) {
+        (self.stage, self.since, self.deadline) = (Stage::Up, now, None);
+    }
+
+    /// It says that it fails, and is to end by itself.
+    pub(crate) fn fails(&mut self, cause: Cause, now: Instant) {
+        self.cause.get_or_insert(cause);
+        self.deadline = Some(now + LAST_BREATH);
+    }
+
+    /// Whether it has waited for so long that what it ends of now is no matter of its start.
+    pub(crate) fn has_waited_long(&self, now: Instant) -> bool {
+        self.stage == Stage::Ready && now - self.since > LONG
     }
 
     /// Sends it a message. One that cannot be told anything is killed.
@@ -189,6 +227,7 @@ impl Process {
         if !self.cause.as_ref().is_some_and(Cause::kills) {
             tracing::debug!(pid = self.pid(), %cause, "killing a driver process");
             self.cause = Some(cause);
+            self.killed_at = Some(monotonic());
         }
         self.deadline = None;
         self.signal(Signal::KILL);

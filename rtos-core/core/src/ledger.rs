@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use uniddrv::shared::{self, SharedWords};
 use uniddrv_abi::Words as _;
 use uniddrv_abi::block::Submission;
-use uniddrv_abi::ledger::{BUCKETS, BYTES, Count, Ledger, Phase, SLOTS, State};
+use uniddrv_abi::ledger::{BUCKETS, BYTES, Breadcrumb, Count, Ledger, Phase, SLOTS, State};
 use uniddrv_abi::message::Beginning;
 
 /// A ledger in memory that a driver shares.
@@ -65,8 +65,7 @@ impl LedgerMemory {
     }
 
     /// The request that was being worked on, in words.
-    pub(crate) fn request(&self) -> Option<String> {
-        let breadcrumb = self.ledger.breadcrumb()?;
+    pub(crate) fn request(&self, breadcrumb: Breadcrumb) -> String {
         let is_it = |slot: &uniddrv_abi::ledger::Slot| {
             slot.state != State::Free
                 && (slot.queue, slot.position) == (breadcrumb.queue, breadcrumb.position)
@@ -74,12 +73,12 @@ impl LedgerMemory {
         let slot = (0..SLOTS).filter_map(|slot| self.ledger.slot(slot).ok()).find(is_it);
         let place = format!("queue {} position {}", breadcrumb.queue, breadcrumb.position);
         let what = slot.and_then(|slot| Submission::from_words(slot.request));
-        Some(match what {
+        match what {
             Some(Submission { opcode, blocks, lba, .. }) => {
                 format!("{place}: {opcode:?} of {blocks} blocks at {lba}")
             }
             None => place,
-        })
+        }
     }
 }
 
@@ -153,16 +152,15 @@ mod tests {
     #[test]
     fn the_request_being_worked_on_is_named() {
         use uniddrv_abi::block::Opcode;
-        use uniddrv_abi::ledger::Breadcrumb;
         let memory = LedgerMemory::new().unwrap();
-        assert!(memory.request().is_none() && !memory.is_busy());
+        assert!(!memory.is_busy());
         let request =
             Submission { opcode: Opcode::Write, fua: false, blocks: 8, lba: 64, offset: 0, tag: 1 };
         memory.ledger.take(5, 2, 0, 77, request.to_words(), 0);
-        memory.ledger.set_breadcrumb(Some(Breadcrumb { queue: 2, position: 77 }));
+        let it = Breadcrumb { queue: 2, position: 77 };
         assert!(memory.is_busy());
-        assert_eq!(memory.request().unwrap(), "queue 2 position 77: Write of 8 blocks at 64");
+        assert_eq!(memory.request(it), "queue 2 position 77: Write of 8 blocks at 64");
         memory.ledger.free(5, 0);
-        assert_eq!(memory.request().unwrap(), "queue 2 position 77");
+        assert_eq!(memory.request(it), "queue 2 position 77");
     }
 }

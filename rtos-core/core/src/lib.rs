@@ -11,8 +11,29 @@
 //! | [`device`] | devices, the memory they reach, and the driver processes they belong to |
 //! | [`program`] | driver programs in sealed memory |
 //! | [`sandbox`] | what a driver process is executed in |
+//! | `core`, `event_loop` | the core as a whole, and what it waits for |
+//! | `clients`, `connection`, `requests`, `names` | who comes, asks for what, and under which name |
+//! | `supervise` | a device and its drivers: one that runs it, one that waits to take over |
+//! | `driver`, `death`, `ledger`, `attachment` | what a supervisor has to do with |
+//! | `context`, `ids`, `mailbox`, `signals` | what the event loop is made of |
 
 #![forbid(unsafe_code)]
+
+mod attachment;
+mod clients;
+mod connection;
+mod context;
+mod core;
+mod death;
+mod driver;
+mod event_loop;
+mod ids;
+mod ledger;
+mod mailbox;
+mod names;
+mod requests;
+mod signals;
+mod supervise;
 
 pub mod config;
 pub mod cpus;
@@ -22,3 +43,5 @@ pub mod partition;
 pub mod program;
 pub mod sandbox;
 pub mod socket;
+
+pub use self::core::{Core, CoreError, OnReady, Options};

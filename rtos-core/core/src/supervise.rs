@@ -25,11 +25,14 @@ mod watch;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Resource, getrlimit};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use uniddrv::Address;
 use uniddrv::control;
+use uniddrv::serve::{CONTROL, DEVICE, FIRST_WINDOW};
 use uniddrv_abi::message::{
     Beginning, Death, FromCore, Refusal, Settings, Target, ToDriver, VERSION,
 };
@@ -37,14 +40,18 @@ use uniddrv_abi::message::{
 use crate::attachment::{Attachments, Numbers};
 use crate::config::{DeviceConfig, DriverChoice, DriverName, Idle, Name};
 use crate::context::{Context, Effect, Event};
-use crate::death::{Cause, Report};
+use crate::cpus::Cpu;
+use crate::death::{Cause, KEPT, Report};
 use crate::device::{self, DeviceId, DriverId, Opened, Worker};
 use crate::driver::{Process, Spawned, Stage};
 use crate::ids::ClientId;
 use crate::ledger::{LedgerMemory, Totals};
+use crate::partition::Partition;
 use crate::program::Program;
 use crate::sandbox::{Confinement, Scheduling, Window};
 use watch::Watch;
+
+pub(crate) use status::Snapshot;
 
 /// How long a driver process may take to map what it is given.
 const READY: Duration = Duration::from_secs(10);
@@ -54,12 +61,6 @@ const BRING_UP: Duration = Duration::from_secs(150);
 const SHUT_DOWN: Duration = Duration::from_secs(10);
 /// How long a hand-over may take that somebody asked for.
 const HAND_OVER: Duration = Duration::from_secs(60);
-/// The number of a driver process's control socket.
-const CONTROL: RawFd = 3;
-/// The number of its socket to the worker of its device.
-const DEVICE: RawFd = 4;
-/// The number of its first window.
-const WINDOWS: RawFd = 5;
 /// A driver that ran for so long did not fail for what its predecessors died of.
 const LONG: Duration = Duration::from_mins(5);
 
@@ -131,6 +132,23 @@ struct Spawning {
     unwanted: bool,
 }
 
+/// Memory that a driver process may lock beside its arena, in bytes.
+const OWN_MEMORY: u64 = 64 << 20;
+
+/// As much of `wanted` as a process of this one's may lock.
+fn lockable(wanted: u64) -> u64 {
+    getrlimit(Resource::Memlock).maximum.map_or(wanted, |most| most.min(wanted))
+}
+
+/// Puts a process on a CPU, which may be of a partition that processes have to be let into.
+fn put_on(pid: Pid, cpu: Cpu, partition: &Mutex<Partition>) -> std::io::Result<()> {
+    let number = pid.as_raw_nonzero().get().unsigned_abs();
+    partition.lock().unwrap_or_else(PoisonError::into_inner).admit(number, cpu)?;
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu.number() as usize);
+    Ok(sched_setaffinity(Some(pid), &cpus)?)
+}
+
 /// A device and its drivers.
 pub(crate) struct Supervisor {
     pub(crate) id: DeviceId,
@@ -175,6 +193,14 @@ pub(crate) struct Supervisor {
     resets: u64,
     reports: VecDeque<Death>,
     report: Option<Report>,
+    /// Reports that are to be written to files.
+    unwritten: Vec<String>,
+    /// When the last successor was told to begin.
+    begun: Option<u64>,
+    /// Resets that were seen, beside those that the ledger counts.
+    resets_seen: u64,
+    /// Reports that were written.
+    reported: u64,
 }
 
 impl Supervisor {
@@ -234,6 +260,10 @@ impl Supervisor {
             resets: 0,
             reports: VecDeque::new(),
             report: None,
+            unwritten: Vec::new(),
+            begun: None,
+            resets_seen: 0,
+            reported: 0,
         };
         this.worker.open();
         if let Some(path) = this.config.driver.program(&cx.shared.config.core.drivers) {
@@ -379,6 +409,30 @@ impl Supervisor {
             }
         }
         self.quiesce(cx);
+        self.write_reports(cx);
+    }
+
+    /// Writes reports on deaths to files. Without them the log has it all.
+    fn write_reports(&mut self, cx: &Context<'_>) {
+        if self.unwritten.is_empty() {
+            return;
+        }
+        let texts = std::mem::take(&mut self.unwritten);
+        let (folder, label) = (cx.shared.reports.clone(), self.label());
+        let first = self.reported;
+        self.reported += texts.len() as u64;
+        cx.shared.maker.run(move || {
+            for (number, text) in (first..).zip(texts) {
+                // As many are kept as in memory: a number is used again.
+                let number = number % KEPT as u64;
+                let name: String =
+                    label.chars().map(|c| if c == '/' || c == ':' { '-' } else { c }).collect();
+                let path = folder.join(format!("{name}-{number}"));
+                if let Err(error) = std::fs::write(&path, text) {
+                    tracing::warn!("cannot write {}: {error}", path.display());
+                }
+            }
+        });
     }
 
     /// Has a process spawned.
@@ -391,7 +445,7 @@ impl Supervisor {
         let program = program.clone();
         let mut windows = Vec::new();
         let mut files = Vec::new();
-        for (number, (window, file)) in (WINDOWS..).zip(&held.windows) {
+        for (number, (window, file)) in (FIRST_WINDOW..).zip(&held.windows) {
             windows.push(Window { number, offset: window.offset, len: window.len });
             match file.try_clone() {
                 Ok(file) => files.push((file, number)),
@@ -399,7 +453,7 @@ impl Supervisor {
             }
         }
         let confinement = Confinement {
-            cpu: self.config.cpu.map(|cpu| cpu.number() as usize),
+            locked: lockable(self.config.memory.bytes().saturating_add(OWN_MEMORY)),
             scheduling: self
                 .config
                 .realtime
@@ -412,6 +466,7 @@ impl Supervisor {
         self.spawning = Some(Spawning { process, unwanted: false });
         let (mailbox, spawner, device) =
             (cx.shared.mailbox.clone(), cx.shared.spawner.clone(), self.id);
+        let (partition, cpu) = (cx.shared.partition.clone(), self.config.cpu);
         cx.shared.midwife.run(move || {
             let spawn = || {
                 let pair = || control::pair().map_err(|error| format!("socketpair: {error}"));
@@ -422,6 +477,10 @@ impl Supervisor {
                 let child = spawner
                     .spawn(&program, &[], &confinement, &inherited)
                     .map_err(|error| error.to_string())?;
+                if let Some(cpu) = cpu {
+                    put_on(child.pid(), cpu, &partition)
+                        .map_err(|error| format!("put it on CPU {cpu}: {error}"))?;
+                }
                 Ok(Spawned { child, control, device: worker, program })
             };
             mailbox.post(Event::Spawned { device, process, result: spawn() });

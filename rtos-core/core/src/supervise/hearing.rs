@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use uniddrv_abi::message::{FromCore, FromDriver, Target};
 
+use super::opening::ATTACH;
 use super::{State, Supervisor};
 use crate::attachment;
 use crate::config::Name;
@@ -73,11 +74,13 @@ impl Supervisor {
             FromDriver::Detached { client } if is_active => self.detached(client, cx),
             // One that waits forgets at once, and need not say so.
             FromDriver::Detached { .. } => Ok(()),
-            FromDriver::Hostile { client, text } => {
-                if is_active {
-                    self.hostile(client, &shorten(text), cx);
-                }
+            FromDriver::Hostile { client, text } if is_active => {
+                self.hostile(client, &shorten(text), cx);
                 Ok(())
+            }
+            // It could not take over what it cannot attach.
+            FromDriver::Hostile { client, text } => {
+                Err(format!("it cannot attach client {client}: {}", shorten(text)))
             }
             FromDriver::Poisoned { client, text } => {
                 tracing::error!(name = self.label(), client, "a poisoned request: {}", shorten(text));
@@ -212,6 +215,14 @@ impl Supervisor {
             if let Some(client) = hand_over.client {
                 cx.effects.push(Effect::Answer(client, FromCore::Done));
             }
+        }
+        let limit = self.stall_limit();
+        for attachment in self.attachments.values_mut() {
+            attachment.deadline = match attachment.stage {
+                attachment::Stage::Attaching => Some(cx.now + ATTACH),
+                attachment::Stage::Detaching => Some(cx.now + limit),
+                _ => None,
+            };
         }
         self.settle(cx);
         self.advance(cx);

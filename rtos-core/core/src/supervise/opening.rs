@@ -11,7 +11,7 @@ use crate::device::Token;
 use crate::ids::ClientId;
 
 /// How long a driver may take to attach a client.
-const ATTACH: Duration = Duration::from_secs(5);
+pub(super) const ATTACH: Duration = Duration::from_secs(5);
 
 impl Supervisor {
     /// A client opens a target: answered later, unless it is refused at once.

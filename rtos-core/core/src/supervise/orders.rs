@@ -220,6 +220,24 @@ impl Supervisor {
         self.advance(cx);
     }
 
+    /// Answers `client` once the driver runs, or cannot.
+    pub(crate) fn await_running(&mut self, client: ClientId, cx: &mut Context<'_>) {
+        match self.state {
+            State::Stopped(_) | State::Ending { .. } | State::Gone => {
+                let text = self.why_not();
+                Self::refuse(Some(client), Refusal::Failed, text, cx);
+            }
+            _ => self.waiting.push(client),
+        }
+    }
+
+    /// Ends what is ending without waiting for it to end well.
+    pub(crate) fn hurry(&mut self) {
+        if let Some(active) = &mut self.active {
+            active.kill(Cause::Unwanted);
+        }
+    }
+
     /// The device is gone: whoever waited for that is told.
     pub(super) fn gone(&mut self, cx: &mut Context<'_>) {
         for client in std::mem::take(&mut self.waiting) {

@@ -1,0 +1,525 @@
+//! The event loop: waits for whatever happens, and has it dealt with. It never blocks.
+//!
+//! Ends of driver processes come first in each turn, since clients wait for their successors.
+//! There is a timeout only while some driver is awake, something is to be tried again, or an
+//! answer is awaited.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll};
+use uniddrv::Address;
+use uniddrv::device::Identity;
+use uniddrv::sysfs::{PciFunction, Sysfs};
+use uniddrv_abi::message::{FromCore, Refusal};
+
+use crate::clients::{Clients, borrowed};
+use crate::config::DeviceConfig;
+use crate::connection::Said;
+use crate::context::{Context, Effect, Event, Processes, Shared};
+use crate::device::{self, Assignments, DeviceId};
+use crate::ids::{ClientId, Source};
+use crate::names::Names;
+use crate::requests::Reply;
+use crate::signals::Signals;
+use crate::socket::{Listener, SocketError};
+use crate::supervise::Supervisor;
+
+/// Messages of one client that are read in one turn.
+const TURN: usize = 16;
+/// Clients that are let in in one turn.
+const GUESTS: usize = 64;
+/// How long the end of all drivers and devices may take.
+const END: Duration = Duration::from_secs(45);
+
+/// What is told when every device of the configuration runs, or cannot.
+pub(crate) type Ready = Box<dyn FnOnce(Vec<uniddrv_abi::message::Name>)>;
+
+/// The event loop, and all that it knows.
+pub(crate) struct EventLoop {
+    pub(crate) shared: Shared,
+    pub(crate) now: Instant,
+    pub(crate) clients: Clients,
+    pub(crate) names: Names,
+    pub(crate) supervisors: BTreeMap<DeviceId, Supervisor>,
+    pub(crate) sysfs: Sysfs,
+    poll: Poll,
+    listener: Listener,
+    signals: Option<Signals>,
+    letters: Receiver<Event>,
+    events: Receiver<(DeviceId, device::Event)>,
+    assignments: Assignments,
+    processes: Processes,
+    effects: Vec<Effect>,
+    more_guests: bool,
+    next_handle: u32,
+    next_device: u32,
+    ready: Option<Ready>,
+    /// Since when it ends.
+    ending: Option<Instant>,
+}
+
+/// What an event loop is made from.
+pub(crate) struct Parts {
+    pub(crate) shared: Shared,
+    pub(crate) poll: Poll,
+    pub(crate) listener: Listener,
+    pub(crate) signals: Option<Signals>,
+    pub(crate) letters: Receiver<Event>,
+    pub(crate) events: Receiver<(DeviceId, device::Event)>,
+    pub(crate) sysfs: Sysfs,
+    pub(crate) ready: Ready,
+}
+
+impl EventLoop {
+    /// An event loop that waits for clients.
+    ///
+    /// # Errors
+    /// Where something cannot be waited for: ENOMEM, ENOSPC.
+    pub(crate) fn new(parts: Parts) -> io::Result<Self> {
+        let Parts { shared, poll, listener, signals, letters, events, sysfs, ready } = parts;
+        let watch = |fd: i32, source: Source| {
+            poll.registry().register(&mut SourceFd(&fd), source.token(), Interest::READABLE)
+        };
+        watch(listener.as_fd().as_raw_fd(), Source::Listener)?;
+        if let Some(signals) = &signals {
+            watch(signals.as_fd().as_raw_fd(), Source::Signals)?;
+        }
+        Ok(Self {
+            shared,
+            now: Instant::now(),
+            clients: Clients::new(),
+            names: Names::default(),
+            supervisors: BTreeMap::new(),
+            assignments: Assignments::new(sysfs.clone()),
+            sysfs,
+            poll,
+            listener,
+            signals,
+            letters,
+            events,
+            processes: Processes::default(),
+            effects: Vec::new(),
+            more_guests: true,
+            next_handle: 0,
+            next_device: 0,
+            ready: Some(ready),
+            ending: None,
+        })
+    }
+
+    /// Takes a device, to be driven as `config` says.
+    ///
+    /// # Errors
+    /// In words, when somebody else has it.
+    pub(crate) fn take(
+        &mut self,
+        address: Address,
+        config: DeviceConfig,
+    ) -> Result<DeviceId, String> {
+        if self.ending.is_some() {
+            return Err("the core is ending".into());
+        }
+        self.next_device += 1;
+        let id = DeviceId(self.next_device);
+        // Models are new devices each time.
+        if !matches!(address, Address::Model(_)) {
+            let driver = config.driver.to_string();
+            let assigned = self.assignments.assign(&address, &driver);
+            assigned.map_err(|error| error.to_string())?;
+        }
+        let mut cx = Context {
+            now: self.now,
+            shared: &self.shared,
+            registry: self.poll.registry(),
+            processes: &mut self.processes,
+            effects: &mut self.effects,
+        };
+        match Supervisor::new(id, address.clone(), config, &mut cx) {
+            Ok(supervisor) => {
+                self.supervisors.insert(id, supervisor);
+                self.claim_name(id);
+                Ok(id)
+            }
+            Err(text) => {
+                self.assignments.revoke(&address);
+                Err(text)
+            }
+        }
+    }
+
+    /// Gives a device its name, as soon as its scheme is known.
+    fn claim_name(&mut self, id: DeviceId) {
+        let Some(supervisor) = self.supervisors.get_mut(&id) else { return };
+        let Some(scheme) = supervisor.scheme() else { return };
+        match self.names.claim(id, supervisor.name.as_ref(), &scheme) {
+            Ok(name) => supervisor.name = Some(name),
+            Err(text) => {
+                supervisor.name = None;
+                tracing::error!(address = %supervisor.address, "{text}");
+                self.with(id, |supervisor, cx| supervisor.stop(text, cx));
+            }
+        }
+    }
+
+    /// Does something with a device.
+    pub(crate) fn with<T>(
+        &mut self,
+        device: DeviceId,
+        what: impl FnOnce(&mut Supervisor, &mut Context<'_>) -> T,
+    ) -> Option<T> {
+        let supervisor = self.supervisors.get_mut(&device)?;
+        let mut cx = Context {
+            now: self.now,
+            shared: &self.shared,
+            registry: self.poll.registry(),
+            processes: &mut self.processes,
+            effects: &mut self.effects,
+        };
+        Some(what(supervisor, &mut cx))
+    }
+
+    /// A handle that is not in use.
+    pub(crate) fn free_handle(&mut self) -> u32 {
+        loop {
+            self.next_handle = self.next_handle.wrapping_add(1);
+            let handle = self.next_handle;
+            let used = |one: &Supervisor| one.attachments.contains_key(&handle);
+            if handle != 0 && !self.supervisors.values().any(used) {
+                return handle;
+            }
+        }
+    }
+
+    /// File descriptors that what clients have open takes, beside their connections.
+    pub(crate) fn files_used(&self) -> usize {
+        let attachments = self.supervisors.values().flat_map(|one| one.attachments.values());
+        attachments.map(|one| 1 + 3 * usize::from(one.request.queues)).sum()
+    }
+
+    /// Waits and does what is to be done, until the core is to end and has.
+    ///
+    /// # Errors
+    /// Where waiting fails.
+    pub(crate) fn run(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(256);
+        loop {
+            self.settle_effects();
+            if self.ending.is_some() && self.supervisors.is_empty() {
+                return Ok(());
+            }
+            let timeout = self.timeout();
+            match self.poll.poll(&mut events, timeout) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            self.now = Instant::now();
+            self.turn(&events);
+            if self.ending.is_some_and(|since| self.now - since > END) {
+                tracing::error!("drivers or devices do not end, and are left");
+                return Ok(());
+            }
+        }
+    }
+
+    fn turn(&mut self, events: &Events) {
+        let sources = || events.iter().map(|event| Source::from_token(event.token()));
+        for source in sources() {
+            if let Source::End(process) = source
+                && let Some(device) = self.processes.device(process)
+            {
+                self.with(device, |supervisor, cx| supervisor.ended(process, cx));
+            }
+        }
+        for event in events {
+            match Source::from_token(event.token()) {
+                Source::End(_) => {}
+                Source::Control(process) => {
+                    if let Some(device) = self.processes.device(process) {
+                        self.with(device, |supervisor, cx| supervisor.listen(process, cx));
+                    }
+                }
+                Source::Mailbox => self.read_letters(),
+                Source::Signals => self.read_signals(),
+                Source::Listener => self.more_guests = true,
+                Source::Client(client) => {
+                    // It may be gone while an answer is awaited.
+                    let gone = event.is_read_closed();
+                    if gone && self.clients.get(client).is_some_and(|one| one.waits) {
+                        self.let_out(client);
+                    } else if let Some(connection) = self.clients.get_mut(client) {
+                        connection.unread = true;
+                    }
+                }
+            }
+        }
+        self.let_in();
+        for client in self.clients.unread() {
+            self.listen(client);
+        }
+        let unread: Vec<_> = self.supervisors.values().flat_map(Supervisor::unread).collect();
+        for process in unread {
+            if let Some(device) = self.processes.device(process) {
+                self.with(device, |supervisor, cx| supervisor.listen(process, cx));
+            }
+        }
+        self.look_at_the_clock();
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let unread = self.more_guests
+            || !self.clients.unread().is_empty()
+            || self.supervisors.values().any(|one| !one.unread().is_empty());
+        if unread {
+            return Some(Duration::ZERO);
+        }
+        let devices = self.supervisors.values().filter_map(Supervisor::next_deadline);
+        let end = self.ending.map(|since| since + END + Duration::from_millis(1));
+        let next = devices.chain(self.clients.next_deadline()).chain(end).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    fn look_at_the_clock(&mut self) {
+        let now = self.now;
+        let due = |one: &&Supervisor| one.next_deadline().is_some_and(|deadline| deadline <= now);
+        let due: Vec<DeviceId> = self.supervisors.values().filter(due).map(|one| one.id).collect();
+        for device in due {
+            self.with(device, Supervisor::tick);
+        }
+        for client in self.clients.silent(now) {
+            tracing::debug!(%client, "a client did not say hello");
+            self.let_out(client);
+        }
+    }
+
+    fn read_letters(&mut self) {
+        while let Ok(event) = self.letters.try_recv() {
+            match event {
+                Event::Made { device, handle, result } => {
+                    self.with(device, |supervisor, cx| supervisor.made(handle, result, cx));
+                }
+                Event::Loaded { device, result } => {
+                    self.with(device, |supervisor, cx| supervisor.loaded(result, cx));
+                }
+                Event::Spawned { device, process, result } => {
+                    self.with(device, |supervisor, cx| supervisor.spawned(process, result, cx));
+                }
+            }
+        }
+        while let Ok((device, event)) = self.events.try_recv() {
+            self.with(device, |supervisor, cx| supervisor.told(event, cx));
+            if self.supervisors.get(&device).is_some_and(|one| one.name.is_none()) {
+                self.claim_name(device);
+            }
+        }
+    }
+
+    fn read_signals(&mut self) {
+        if self.signals.as_mut().is_some_and(Signals::came) {
+            self.stop("a signal asked for it");
+        }
+    }
+
+    /// Ends everything. The second time, without waiting for drivers to shut down.
+    pub(crate) fn stop(&mut self, why: &str) {
+        tracing::info!("ending: {why}");
+        let again = self.ending.is_some();
+        self.ending.get_or_insert(self.now);
+        let all: Vec<DeviceId> = self.supervisors.keys().copied().collect();
+        for device in all {
+            self.with(device, |supervisor, cx| {
+                if again {
+                    supervisor.hurry();
+                } else {
+                    supervisor.remove(None, "the core ends", cx);
+                }
+            });
+        }
+    }
+
+    /// Lets clients in that wait outside.
+    fn let_in(&mut self) {
+        for _ in 0..GUESTS {
+            if !self.more_guests {
+                return;
+            }
+            match self.listener.accept() {
+                Ok(Some((socket, peer))) => {
+                    let rules = self.shared.config.rules(&peer);
+                    let used = self.files_used() + self.clients.len();
+                    let registry = self.poll.registry();
+                    self.clients.admit(socket, peer, rules, used, registry, self.now);
+                }
+                Ok(None) => self.more_guests = false,
+                Err(error @ SocketError::Full) => tracing::warn!("{error}"),
+                Err(error) => {
+                    tracing::warn!("{error}");
+                    self.more_guests = false;
+                }
+            }
+        }
+    }
+
+    /// Reads what a client says, and answers.
+    fn listen(&mut self, client: ClientId) {
+        for _ in 0..TURN {
+            let Some(connection) = self.clients.get_mut(client) else { return };
+            if connection.waits {
+                return;
+            }
+            let message = match connection.listen() {
+                Said::Nothing => {
+                    connection.unread = false;
+                    return;
+                }
+                Said::Message(message) => message,
+                Said::Ended => return self.let_out(client),
+                Said::Wrong(text) => {
+                    tracing::warn!(%client, pid = connection.peer.process, "closing: {text}");
+                    connection.refuse(Refusal::Protocol, text);
+                    return self.let_out(client);
+                }
+            };
+            connection.waits = true;
+            let devices: HashSet<DeviceId> = connection.handles.values().copied().collect();
+            for device in devices {
+                // Perhaps it asks since its driver only pretends to sleep.
+                let now = self.now;
+                self.with(device, |supervisor, _| supervisor.doubt(now));
+            }
+            match self.request(client, message) {
+                Reply::Now(message) => self.answer(client, &message),
+                Reply::Later => self.settle_effects(),
+                Reply::End(code, text) => {
+                    if let Some(connection) = self.clients.get(client) {
+                        tracing::warn!(%client, pid = connection.peer.process, "closing: {text}");
+                        connection.refuse(code, text);
+                    }
+                    return self.let_out(client);
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, client: ClientId, message: &FromCore) {
+        let Some(connection) = self.clients.get_mut(client) else { return };
+        connection.waits = false;
+        if !connection.tell(message, &[]) {
+            self.let_out(client);
+        }
+    }
+
+    /// A client is gone, or is sent away.
+    fn let_out(&mut self, client: ClientId) {
+        let Some(connection) = self.clients.remove(client) else { return };
+        tracing::debug!(%client, program = connection.program, "a client is gone");
+        let all: Vec<DeviceId> = self.supervisors.keys().copied().collect();
+        for device in all {
+            self.with(device, |supervisor, cx| supervisor.client_gone(client, cx));
+        }
+        // Its arena may take a while to unmap.
+        self.shared.maker.run(move || drop(connection));
+    }
+
+    /// Does what supervisors want done.
+    fn settle_effects(&mut self) {
+        while !self.effects.is_empty() {
+            for effect in std::mem::take(&mut self.effects) {
+                self.settle(effect);
+            }
+        }
+    }
+
+    fn settle(&mut self, effect: Effect) {
+        match effect {
+            Effect::Answer(client, message) => self.answer(client, &message),
+            Effect::Opened { client, message, arena, memories, ends } => {
+                self.hand_out(client, &message, &arena, &memories, &ends);
+            }
+            Effect::Arena(client, arena) => {
+                if let Some(connection) = self.clients.get_mut(client) {
+                    connection.arena = Some(arena);
+                }
+            }
+            Effect::Taken { client, handle, text, hostile } => {
+                let Some(connection) = self.clients.get_mut(client) else { return };
+                connection.handles.remove(&handle);
+                let told = connection.tell(&FromCore::Closed { handle, text }, &[]);
+                if hostile || !told {
+                    self.let_out(client);
+                }
+            }
+            Effect::Names(device) => {
+                if self.supervisors.get(&device).is_some_and(|one| one.name.is_none()) {
+                    self.claim_name(device);
+                }
+                if let Some(supervisor) = self.supervisors.get(&device) {
+                    self.names.set_targets(device, &supervisor.targets);
+                }
+            }
+            Effect::Settled => self.look_whether_ready(),
+            Effect::Gone(device) => {
+                if let Some(supervisor) = self.supervisors.remove(&device) {
+                    self.assignments.revoke(&supervisor.address);
+                    // Its worker's thread has ended, or ends with it.
+                    self.shared.maker.run(move || drop(supervisor));
+                }
+                self.names.remove(device);
+                for connection in self.clients.iter_mut() {
+                    connection.snapshots.remove(&device);
+                    connection.handles.retain(|_, owner| *owner != device);
+                }
+            }
+        }
+    }
+
+    fn hand_out(
+        &mut self,
+        client: ClientId,
+        message: &FromCore,
+        arena: &uniddrv::Arena,
+        memories: &[std::sync::Arc<std::os::fd::OwnedFd>],
+        ends: &[std::os::fd::OwnedFd],
+    ) {
+        let FromCore::Opened { handle, .. } = message else { return };
+        let owner = |one: &&Supervisor| one.attachments.contains_key(handle);
+        let device = self.supervisors.values().find(owner).map(|one| one.id);
+        let (Some(connection), Some(device)) = (self.clients.get_mut(client), device) else {
+            return;
+        };
+        let mut fds = vec![arena.fd()];
+        for (memory, end) in memories.iter().zip(borrowed(ends)) {
+            fds.extend([memory.as_fd(), end]);
+        }
+        connection.waits = false;
+        connection.handles.insert(*handle, device);
+        if !connection.tell(message, &fds) {
+            self.let_out(client);
+        }
+    }
+
+    fn look_whether_ready(&mut self) {
+        if self.supervisors.values().all(Supervisor::is_settled)
+            && let Some(ready) = self.ready.take()
+        {
+            ready(self.supervisors.values().flat_map(Supervisor::names).collect());
+        }
+    }
+
+    /// Says that all devices of the configuration were taken.
+    pub(crate) fn all_taken(&mut self) {
+        self.settle_effects();
+        self.look_whether_ready();
+    }
+}
+
+/// What Linux knows of a function without opening it.
+pub(crate) fn identity(function: &PciFunction) -> Identity {
+    let class = function.class.code();
+    Identity { vendor: function.vendor, device: function.device, class, revision: 0 }
+}
