@@ -175,8 +175,7 @@ impl Attachment {
 
     /// The file descriptors that a driver process gets of it.
     pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        let pair = |queue: &'_ Queue| [queue.memory.as_fd(), queue.drivers.as_fd()];
-        self.queues.iter().flat_map(pair).collect()
+        self.queues.iter().flat_map(|one| [one.memory.as_fd(), one.drivers.as_fd()]).collect()
     }
 
     /// The file descriptors that the client gets: memories, and sockets to wake and be woken by.

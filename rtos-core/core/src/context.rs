@@ -8,7 +8,6 @@ use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use mio::{Registry, Waker};
-use rustix::time::{ClockId, clock_gettime};
 use uniddrv::Arena;
 use uniddrv_abi::message::FromCore;
 
@@ -130,8 +129,4 @@ pub(crate) struct Context<'a> {
     pub(crate) effects: &'a mut Vec<Effect>,
 }
 
-/// Nanoseconds of the monotonic clock, which all processes share.
-pub(crate) fn monotonic() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
+pub(crate) use uniddrv::clock::monotonic_nanoseconds as monotonic;

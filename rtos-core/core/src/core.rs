@@ -16,7 +16,6 @@ use uniddrv_abi::message::Name;
 
 use crate::config::{Config, Which};
 use crate::context::Shared;
-use crate::device;
 use crate::event_loop::{EventLoop, Parts, identity};
 use crate::ids::Source;
 use crate::mailbox::{Chores, Mailbox};

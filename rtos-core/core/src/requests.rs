@@ -93,6 +93,8 @@ impl EventLoop {
             ToCore::Add { address, driver } => self.add(client, &peer, &address, driver),
             ToCore::Remove { address } => self.remove(client, &peer, &address),
             ToCore::Kill { name, how } => self.kill(&peer, &name, how),
+            // Seen to before.
+            ToCore::Hello { .. } => Ok(Reply::Later),
             ToCore::Stop => {
                 self.may_order(&peer, "stop the core")?;
                 self.stop("a client asked for it");

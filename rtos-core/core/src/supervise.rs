@@ -23,13 +23,12 @@ mod succession;
 mod watch;
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, getrlimit};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::process::{Resource, getrlimit};
 use uniddrv::Address;
 use uniddrv::control;
 use uniddrv::serve::{CONTROL, DEVICE, FIRST_WINDOW};
@@ -40,13 +39,11 @@ use uniddrv_abi::message::{
 use crate::attachment::{Attachments, Numbers};
 use crate::config::{DeviceConfig, DriverChoice, DriverName, Idle, Name};
 use crate::context::{Context, Effect, Event};
-use crate::cpus::Cpu;
 use crate::death::{Cause, KEPT, Report};
-use crate::device::{self, DeviceId, DriverId, Opened, Worker};
-use crate::driver::{Process, Spawned, Stage};
+use crate::device::{DeviceId, DriverId, Opened, Worker};
+use crate::driver::{Process, Spawned};
 use crate::ids::ClientId;
 use crate::ledger::{LedgerMemory, Totals};
-use crate::partition::Partition;
 use crate::program::Program;
 use crate::sandbox::{Confinement, Scheduling, Window};
 use watch::Watch;
@@ -140,15 +137,6 @@ fn lockable(wanted: u64) -> u64 {
     getrlimit(Resource::Memlock).maximum.map_or(wanted, |most| most.min(wanted))
 }
 
-/// Puts a process on a CPU, which may be of a partition that processes have to be let into.
-fn put_on(pid: Pid, cpu: Cpu, partition: &Mutex<Partition>) -> std::io::Result<()> {
-    let number = pid.as_raw_nonzero().get().unsigned_abs();
-    partition.lock().unwrap_or_else(PoisonError::into_inner).admit(number, cpu)?;
-    let mut cpus = CpuSet::new();
-    cpus.set(cpu.number() as usize);
-    Ok(sched_setaffinity(Some(pid), &cpus)?)
-}
-
 /// A device and its drivers.
 pub(crate) struct Supervisor {
     pub(crate) id: DeviceId,
@@ -220,7 +208,7 @@ impl Supervisor {
             let _ = waker.wake();
         };
         let events = cx.shared.events.clone();
-        let worker = Worker::spawn(id, address.clone(), settings, notify, events)
+        let worker = Worker::spawn(id, address.clone(), &settings, notify, events)
             .map_err(|error| format!("cannot start a thread for {address}: {error}"))?;
         let mut this = Self {
             id,
@@ -478,7 +466,10 @@ impl Supervisor {
                     .spawn(&program, &[], &confinement, &inherited)
                     .map_err(|error| error.to_string())?;
                 if let Some(cpu) = cpu {
-                    put_on(child.pid(), cpu, &partition)
+                    let number = child.pid().as_raw_nonzero().get().unsigned_abs();
+                    let mut partition = partition.lock().unwrap_or_else(PoisonError::into_inner);
+                    partition
+                        .place(number, cpu)
                         .map_err(|error| format!("put it on CPU {cpu}: {error}"))?;
                 }
                 Ok(Spawned { child, control, device: worker, program })

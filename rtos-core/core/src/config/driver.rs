@@ -72,7 +72,7 @@ pub enum DriverChoice {
 
 impl DriverChoice {
     /// A name, or an absolute path.
-    pub(super) fn parse(text: &str) -> Result<Self, Problem> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Problem> {
         if text.starts_with('/') && !text.ends_with('/') && !text.contains('\0') {
             Ok(Self::Program(text.into()))
         } else if is_scheme(text) && text.len() <= 32 {

@@ -1,7 +1,6 @@
 //! What the worker of the device says.
 
 use uniddrv_abi::message::Beginning;
-use uniddrv_abi::message::Refusal;
 
 use super::{Pending, State, Step, Supervisor, Then};
 use crate::attachment::Stage;
@@ -64,13 +63,6 @@ impl Supervisor {
         match self.state {
             State::Away if gone => self.lost_for_good(text, cx),
             State::Away => self.stop(text.to_owned(), cx),
-            State::Opening if self.is_new() => {
-                for client in std::mem::take(&mut self.waiting) {
-                    Self::refuse(Some(client), Refusal::Failed, text.to_owned(), cx);
-                }
-                tracing::error!(address = %self.address, "cannot be opened: {text}");
-                self.stop(text.to_owned(), cx);
-            }
             _ => self.stop(text.to_owned(), cx),
         }
     }

@@ -66,7 +66,7 @@ impl Supervisor {
                 attachment.queues = made.queues;
                 attachment.arena = Some(made.arena.clone());
                 if attachment.abandoned {
-                    self.remove(handle, cx);
+                    self.forget(handle, cx);
                 } else {
                     attachment.stage = Stage::Mapping;
                     self.worker.map(made.arena, Token(handle.into()));
@@ -88,7 +88,7 @@ impl Supervisor {
             let client = attachment.request.client;
             cx.effects.push(Effect::Answer(client, FromCore::Refused { code, text }));
         }
-        self.remove(handle, cx);
+        self.forget(handle, cx);
     }
 
     /// The device reaches an attachment's arena: the driver is told of it.
@@ -244,13 +244,13 @@ impl Supervisor {
                 let client = attachment.request.client;
                 cx.effects.push(Effect::Answer(client, FromCore::Done));
             }
-            self.remove(handle, cx);
+            self.forget(handle, cx);
         }
         self.advance(cx);
     }
 
     /// Forgets an attachment. Unmapping its memory may take a while.
-    fn remove(&mut self, handle: u32, cx: &mut Context<'_>) {
+    fn forget(&mut self, handle: u32, cx: &mut Context<'_>) {
         if let Some(attachment) = self.attachments.remove(&handle) {
             self.numbers.give_back(&attachment.numbers);
             cx.shared.maker.run(move || drop(attachment));

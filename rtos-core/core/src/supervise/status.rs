@@ -132,10 +132,6 @@ impl Supervisor {
         (status, Snapshot { at: now, totals })
     }
 
-    /// Whether a client holds or waits for anything here.
-    pub(crate) fn is_held_by(&self, client: ClientId) -> bool {
-        self.attachments.values().any(|one| one.request.client == client)
-    }
 }
 
 /// Median, 99th and 99.9th percentile and maximum of a histogram, in nanoseconds.

@@ -248,7 +248,7 @@ impl Supervisor {
     }
 
     /// The report on the last death tells when the first request was completed after it.
-    fn look_for_completion(&mut self, now: Instant) {
+    pub(super) fn look_for_completion(&mut self, now: Instant) {
         let (Some(report), Some(memory)) = (&mut self.report, &self.ledger) else { return };
         let Some(up) = report.up else { return };
         let (_, _, first) = memory.ledger.adoption();
