@@ -200,7 +200,7 @@ impl Attachment {
         let ios = |number: &u8| ledger.map_or(0, |ledger| ledger.count(*number, Count::Ios));
         Holder {
             client: self.request.client.0,
-            pid: self.request.peer.process.map_or(0, |process| process as i32),
+            pid: self.request.peer.process.map_or(0, u32::cast_signed),
             uid: self.request.peer.uid,
             program: self.request.program.clone(),
             rights: self.request.rights,
@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(numbers.take(2).unwrap(), [1, 18]);
         assert_eq!(numbers.take(45).unwrap().last(), Some(&63));
         assert!(numbers.take(1).is_none());
-        assert_eq!(numbers.take(0).unwrap(), []);
+        assert!(numbers.take(0).unwrap().is_empty());
     }
 
     #[test]

@@ -152,4 +152,3 @@ fn raise_files() -> usize {
     let limit = if raised.is_ok() { maximum } else { current };
     limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
-

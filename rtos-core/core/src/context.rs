@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use mio::{Registry, Waker};
@@ -13,8 +13,8 @@ use uniddrv_abi::message::FromCore;
 
 use crate::attachment::Made;
 use crate::config::{Config, DeviceConfig};
-use crate::driver::Spawned;
 use crate::device::{self, DeviceId, DriverId};
+use crate::driver::Spawned;
 use crate::ids::ClientId;
 use crate::mailbox::{Chores, Mailbox};
 use crate::partition::Partition;
@@ -24,11 +24,7 @@ use crate::sandbox::Spawner;
 /// What comes from other threads.
 pub(crate) enum Event {
     /// The memory and the sockets for an open name.
-    Made {
-        device: DeviceId,
-        handle: u32,
-        result: Result<Made, String>,
-    },
+    Made { device: DeviceId, handle: u32, result: Result<Made, String> },
     /// A program was read.
     Loaded { device: DeviceId, result: Result<Arc<Program>, String> },
     /// A driver process was spawned.

@@ -152,7 +152,7 @@ impl Core {
             taken.push((address.clone(), self.event_loop.device_config(address)));
         }
         for (address, config) in taken {
-            if let Err(text) = self.event_loop.take(address.clone(), config) {
+            if let Err(text) = self.event_loop.take(&address, config) {
                 tracing::error!(%address, "{text}");
             }
         }
@@ -215,6 +215,8 @@ fn leave_to_drivers(config: &Config) {
         tracing::warn!("cannot keep the core off the drivers' CPUs {drivers}: {error}");
     }
     if let Err(error) = set_fifo(gettid(), 1) {
-        tracing::info!("the core has no real-time priority, and may be late where CPUs are busy: {error}");
+        tracing::info!(
+            "the core has no real-time priority, and may be late where CPUs are busy: {error}"
+        );
     }
 }

@@ -53,7 +53,9 @@ impl Cause {
                 !matches!(*signal, 9 | 15) // SIGKILL, SIGTERM: from outside
             }
             Self::Ended(Ended::Exited(status)) => *status != 0,
-            Self::Hung | Self::Idle(_) | Self::Holds(_) | Self::Violation(_) | Self::Late(_) => true,
+            Self::Hung | Self::Idle(_) | Self::Holds(_) | Self::Violation(_) | Self::Late(_) => {
+                true
+            }
             _ => false,
         }
     }

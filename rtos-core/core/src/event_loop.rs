@@ -118,7 +118,7 @@ impl EventLoop {
     /// In words, when somebody else has it.
     pub(crate) fn take(
         &mut self,
-        address: Address,
+        address: &Address,
         config: DeviceConfig,
     ) -> Result<DeviceId, String> {
         if self.ending.is_some() {
@@ -129,7 +129,7 @@ impl EventLoop {
         // Models are new devices each time.
         if !matches!(address, Address::Model(_)) {
             let driver = config.driver.to_string();
-            let assigned = self.assignments.assign(&address, &driver);
+            let assigned = self.assignments.assign(address, &driver);
             assigned.map_err(|error| error.to_string())?;
         }
         let mut cx = Context {
@@ -146,7 +146,7 @@ impl EventLoop {
                 Ok(id)
             }
             Err(text) => {
-                self.assignments.revoke(&address);
+                self.assignments.revoke(address);
                 Err(text)
             }
         }

@@ -42,7 +42,9 @@ impl Names {
             None => (0..=u32::MAX)
                 .map_while(|number| Name::numbered(scheme, number))
                 .find(|name| !self.instances.contains_key(name.instance()))
-                .ok_or_else(|| format!("`{scheme}` is no scheme of names; give the device a name"))?,
+                .ok_or_else(|| {
+                    format!("`{scheme}` is no scheme of names; give the device a name")
+                })?,
         };
         match self.instances.get(name.instance()) {
             Some(&other) if other != device => Err(format!("another device is {name} already")),
@@ -61,7 +63,7 @@ impl Names {
         for target in targets {
             let disk = (device, target.path.clone());
             if !self.disks.values().any(|one| *one == disk) {
-                let free = (0..).find(|number| !self.disks.contains_key(number));
+                let free = (0..=u32::MAX).find(|number| !self.disks.contains_key(number));
                 self.disks.insert(free.unwrap_or_default(), disk);
             }
         }
@@ -117,8 +119,9 @@ mod tests {
         }
     }
 
-    fn at(device: u32, path: Option<&str>) -> Option<Resolved> {
-        Some(Resolved { device: DeviceId(device), path: path.map(str::to_owned) })
+    fn at(device: u32, path: &str) -> Option<Resolved> {
+        let path = Some(path.to_owned()).filter(|path| !path.is_empty());
+        Some(Resolved { device: DeviceId(device), path })
     }
 
     #[test]
@@ -133,18 +136,21 @@ mod tests {
         names.set_targets(DeviceId(7), &[target("ns1"), target("ns2")]);
         names.set_targets(DeviceId(8), &[target("ns1")]);
         let resolve = |names: &Names, name: &str| names.resolve(&name.parse().unwrap());
-        assert_eq!(resolve(&names, "nvme:1"), at(7, None));
-        assert_eq!(resolve(&names, "nvme:1/ns2"), at(7, Some("ns2")));
-        assert_eq!(resolve(&names, "disk:1"), at(7, Some("ns2")));
-        assert_eq!(resolve(&names, "disk:2"), at(8, Some("ns1")));
-        assert_eq!(resolve(&names, "disk:1/ns1"), at(7, Some("ns1")));
+        assert_eq!(resolve(&names, "nvme:1"), at(7, ""));
+        assert_eq!(resolve(&names, "nvme:1/ns2"), at(7, "ns2"));
+        assert_eq!(resolve(&names, "disk:1"), at(7, "ns2"));
+        assert_eq!(resolve(&names, "disk:2"), at(8, "ns1"));
+        assert_eq!(resolve(&names, "disk:1/ns1"), at(7, "ns1"));
         assert_eq!(resolve(&names, "disk:3"), None);
         assert_eq!(resolve(&names, "nvme:5"), None);
         // Numbers stay, whatever comes and goes beside them.
         names.set_targets(DeviceId(7), &[target("ns2")]);
-        assert_eq!((names.disk(DeviceId(7), "ns2"), names.disk(DeviceId(7), "ns1")), (Some(1), None));
+        assert_eq!(
+            (names.disk(DeviceId(7), "ns2"), names.disk(DeviceId(7), "ns1")),
+            (Some(1), None)
+        );
         names.remove(DeviceId(7));
         assert_eq!((resolve(&names, "nvme:1"), resolve(&names, "disk:1")), (None, None));
-        assert_eq!(resolve(&names, "disk:2"), at(8, Some("ns1")));
+        assert_eq!(resolve(&names, "disk:2"), at(8, "ns1"));
     }
 }

@@ -119,8 +119,11 @@ impl EventLoop {
     }
 
     fn resolve(&self, name: &str) -> Result<Resolved, Refused> {
-        let parsed = name.parse::<Name>().map_err(|error| no(Refusal::NotFound, format!("{error}")))?;
-        let unknown = || no(Refusal::NotFound, format!("there is no `{name}`; `uniddrv ls` lists what there is"));
+        let parsed =
+            name.parse::<Name>().map_err(|error| no(Refusal::NotFound, format!("{error}")))?;
+        let unknown = || {
+            no(Refusal::NotFound, format!("there is no `{name}`; `uniddrv ls` lists what there is"))
+        };
         self.names.resolve(&parsed).ok_or_else(unknown)
     }
 
@@ -175,7 +178,8 @@ impl EventLoop {
             return Err(no(Refusal::Limit, format!("{queues} queues; 1 to {most} are possible")));
         }
         if !depth.is_power_of_two() || depth > MAX_DEPTH {
-            let text = format!("rings of {depth} entries; a power of two up to {MAX_DEPTH} is possible");
+            let text =
+                format!("rings of {depth} entries; a power of two up to {MAX_DEPTH} is possible");
             return Err(no(Refusal::Limit, text));
         }
         let used = self.files_used();
@@ -187,9 +191,12 @@ impl EventLoop {
         let Some(connection) = self.clients.get(client) else { return Ok(Reply::Later) };
         let program = connection.program.clone();
         let present = connection.arena.clone();
-        let most = limits.memory.map_or(ARENA, |size| size.bytes());
+        let most = limits.memory.map_or(ARENA, crate::config::ByteSize::bytes);
         if arena > most {
-            return Err(no(Refusal::Limit, format!("an arena of {arena} bytes; {most} are allowed")));
+            return Err(no(
+                Refusal::Limit,
+                format!("an arena of {arena} bytes; {most} are allowed"),
+            ));
         }
         match &present {
             Some(present) if arena > present.len() as u64 => {
@@ -256,7 +263,7 @@ impl EventLoop {
             }
         }
         names.retain(|name| name.name.starts_with(prefix));
-        names.sort_by(|one, other| natural(&one.name).cmp(&natural(&other.name)));
+        names.sort_by_key(|one| natural(&one.name));
         fitting(names, FromCore::Names)
     }
 
@@ -294,9 +301,8 @@ impl EventLoop {
         if !supervisor.names().iter().any(|name| self.sees(peer, &name.name)) {
             return Err(no(Refusal::Denied, format!("user {} may not see {name}", peer.uid)));
         }
-        let (kind, bytes) = supervisor
-            .identity()
-            .ok_or_else(|| no(Refusal::NotReady, supervisor.why_not()))?;
+        let (kind, bytes) =
+            supervisor.identity().ok_or_else(|| no(Refusal::NotReady, supervisor.why_not()))?;
         Ok(Reply::Now(FromCore::Identity { kind, bytes }))
     }
 
@@ -341,7 +347,7 @@ impl EventLoop {
         if let Some(driver) = driver {
             config.driver = driver;
         }
-        let device = self.take(address, config).map_err(|text| no(Refusal::Failed, text))?;
+        let device = self.take(&address, config).map_err(|text| no(Refusal::Failed, text))?;
         self.with(device, |supervisor, cx| supervisor.await_running(client, cx));
         Ok(Reply::Later)
     }
@@ -362,7 +368,8 @@ impl EventLoop {
             Some(config) => {
                 let mut config = config.clone();
                 // A name is for one device.
-                let taken = config.name.as_ref().is_some_and(|name| self.names.resolve(name).is_some());
+                let taken =
+                    config.name.as_ref().is_some_and(|name| self.names.resolve(name).is_some());
                 config.name.take_if(|_| taken);
                 config
             }
@@ -370,12 +377,7 @@ impl EventLoop {
         }
     }
 
-    fn remove(
-        &mut self,
-        client: ClientId,
-        peer: &Peer,
-        address: &str,
-    ) -> Result<Reply, Refused> {
+    fn remove(&mut self, client: ClientId, peer: &Peer, address: &str) -> Result<Reply, Refused> {
         self.may_order(peer, "take a device from the core")?;
         let parsed: Address =
             address.parse().map_err(|error| no(Refusal::NotFound, format!("{error}")))?;

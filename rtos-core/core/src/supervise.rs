@@ -57,7 +57,7 @@ const BRING_UP: Duration = Duration::from_secs(150);
 /// How long a driver process may take to shut its device down and end.
 const SHUT_DOWN: Duration = Duration::from_secs(10);
 /// How long a hand-over may take that somebody asked for.
-const HAND_OVER: Duration = Duration::from_secs(60);
+const HAND_OVER: Duration = Duration::from_mins(1);
 /// A driver that ran for so long did not fail for what its predecessors died of.
 const LONG: Duration = Duration::from_mins(5);
 
@@ -122,6 +122,12 @@ struct HandOver {
     deadline: Instant,
 }
 
+/// An upgrade whose program is being read, and who waits for it.
+#[derive(Debug)]
+struct Upgrade {
+    client: Option<ClientId>,
+}
+
 /// A spawning under way.
 #[derive(Debug)]
 struct Spawning {
@@ -163,8 +169,8 @@ pub(crate) struct Supervisor {
     stillborn: u32,
     pending: Option<Pending>,
     hand_over: Option<HandOver>,
-    /// A program being read for an upgrade, and who waits for it.
-    upgrade: Option<Option<ClientId>>,
+    /// A program is being read for an upgrade.
+    upgrade: Option<Upgrade>,
     /// Who waits for the device to run, or to be gone.
     waiting: Vec<ClientId>,
     numbers: Numbers,
@@ -302,7 +308,7 @@ impl Supervisor {
     /// A program was read, or could not be.
     pub(crate) fn loaded(&mut self, result: Result<Arc<Program>, String>, cx: &mut Context<'_>) {
         self.loading = false;
-        if let Some(client) = self.upgrade.take() {
+        if let Some(Upgrade { client }) = self.upgrade.take() {
             match result {
                 Ok(program) => self.upgrade_to(program, client, cx),
                 Err(text) => Self::refuse(client, Refusal::Failed, text, cx),
@@ -372,16 +378,14 @@ impl Supervisor {
 
     fn load_by_class(&mut self, cx: &mut Context<'_>) {
         let Some(class) = self.held.as_ref().map(|held| held.identity.class) else { return };
-        match DriverName::for_class(class) {
-            Some(name) => self.load(name.program(&cx.shared.config.core.drivers), cx),
-            None => {
-                let text = format!(
-                    "there is no driver for the class {class:06x} of {}; name one in the configuration",
-                    self.address
-                );
-                self.stop(text, cx);
-            }
+        if let Some(name) = DriverName::for_class(class) {
+            return self.load(name.program(&cx.shared.config.core.drivers), cx);
         }
+        let text = format!(
+            "there is no driver for the class {class:06x} of {}; name one in the configuration",
+            self.address
+        );
+        self.stop(text, cx);
     }
 
     fn serve(&mut self, cx: &mut Context<'_>) {
@@ -392,7 +396,8 @@ impl Supervisor {
             if self.stillborn < self.config.restart.deaths {
                 self.spawn(cx);
             } else if self.active.is_none() {
-                let text = format!("{} driver processes in a row did not get ready", self.stillborn);
+                let text =
+                    format!("{} driver processes in a row did not get ready", self.stillborn);
                 return self.stop(text, cx);
             }
         }
@@ -554,7 +559,11 @@ impl Supervisor {
     fn back_off(&self, count: u32) -> Duration {
         let restart = &self.config.restart;
         let doubled = 2_u32.saturating_pow(count.saturating_sub(2));
-        if count < 2 { Duration::ZERO } else { restart.backoff.saturating_mul(doubled).min(restart.longest) }
+        if count < 2 {
+            Duration::ZERO
+        } else {
+            restart.backoff.saturating_mul(doubled).min(restart.longest)
+        }
     }
 
     /// Which of its processes has this number.
@@ -603,9 +612,8 @@ impl Supervisor {
         cx.effects.push(Effect::Names(self.id));
         self.discard_successor();
         if let Some(active) = &mut self.active {
-            let asked = cause == Cause::Unwanted
-                && active.is_up()
-                && active.tell(&ToDriver::Stop, &[]);
+            let asked =
+                cause == Cause::Unwanted && active.is_up() && active.tell(&ToDriver::Stop, &[]);
             if asked {
                 active.deadline = Some(cx.now + SHUT_DOWN);
             } else {

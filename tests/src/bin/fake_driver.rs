@@ -18,15 +18,14 @@ use uniddrv::serve::CONTROL;
 use uniddrv::shared::SharedWords;
 use uniddrv_abi::Words as _;
 use uniddrv_abi::block::{Completion, Outcome, Submission};
-use uniddrv_abi::ledger::{Breadcrumb, BYTES, Count, Ledger, Phase, State};
+use uniddrv_abi::ledger::{BYTES, Breadcrumb, Count, Ledger, Phase, State};
 use uniddrv_abi::message::{
     Beginning, Client, FromDriver, Settings, Target, ToDriver, VERSION, encode,
 };
 use uniddrv_abi::queue::{self, Poster, Side, Taker};
 
 /// How it behaves; the rest is spaces.
-static BEHAVIOUR: [u8; 64] =
-    *b"FAKE-BEHAVIOUR: honest                                         .";
+static BEHAVIOUR: [u8; 64] = *b"FAKE-BEHAVIOUR: honest                                         .";
 /// The first block of a write that is a command, plus its number.
 const COMMAND: u64 = 0xc0de_0000;
 
@@ -72,7 +71,9 @@ fn main() -> Outcomes<()> {
         _ => {}
     }
     let (message, fds) = control.receive_within::<ToDriver>(Duration::from_secs(10))?;
-    let ToDriver::Prepare { version, settings, .. } = message else { return Err("no Prepare".into()) };
+    let ToDriver::Prepare { version, settings, .. } = message else {
+        return Err("no Prepare".into());
+    };
     assert_eq!(version, VERSION);
     let ledger = fds.first().ok_or("no ledger")?;
     let ledger = Ledger::new(SharedWords::map(ledger.as_fd(), BYTES)?)?;
@@ -300,7 +301,7 @@ impl Fake {
                     queue.taker = Taker::new(queue.words.clone(), queue::submission(1), 0);
                     continue;
                 }
-                while queue.poster.room(1).unwrap_or(0) > 0
+                if queue.poster.room(1).unwrap_or(0) > 0
                     && let Some(request) = queue.taker.pop()
                 {
                     let position = queue.taker.position().wrapping_sub(1);
@@ -311,13 +312,13 @@ impl Fake {
                     let crumb = Breadcrumb { queue: queue.number, position };
                     self.ledger.set_breadcrumb(Some(crumb));
                     taken.push((client, index, self.slot, request));
-                    break;
                 }
             }
         }
         let busy = !taken.is_empty();
         for (client, index, slot, request) in taken {
-            let command = Submission::from_words(request).and_then(|it| it.lba.checked_sub(COMMAND));
+            let command =
+                Submission::from_words(request).and_then(|it| it.lba.checked_sub(COMMAND));
             if let Some(command) = command.filter(|&command| command < 100)
                 && self.obey(command, client)?
             {

@@ -14,19 +14,19 @@ use tempfile::TempDir;
 use uniddrv::client::{Core, Death, DriverStatus};
 
 /// Longer than anything here takes on the slowest machine.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A folder with a configuration and driver programs.
-pub struct Setup {
-    pub folder: TempDir,
-    pub device: String,
-    pub core: String,
-    pub rest: String,
+pub(crate) struct Setup {
+    pub(crate) folder: TempDir,
+    pub(crate) device: String,
+    pub(crate) core: String,
+    pub(crate) rest: String,
 }
 
 impl Setup {
     /// One device, whose driver is the fake one and behaves so.
-    pub fn new(behaviour: &str) -> Self {
+    pub(crate) fn new(behaviour: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // Clients of other users come here too.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -43,21 +43,21 @@ impl Setup {
     }
 
     /// Adds a line on the device.
-    pub fn device(mut self, line: &str) -> Self {
+    pub(crate) fn device(mut self, line: &str) -> Self {
         self.device += line;
         self.device.push('\n');
         self
     }
 
     /// Adds a line at the end.
-    pub fn rest(mut self, line: &str) -> Self {
+    pub(crate) fn rest(mut self, line: &str) -> Self {
         self.rest += line;
         self.rest.push('\n');
         self
     }
 
     /// A copy of the fake driver that behaves so.
-    pub fn program(&self, name: &str, behaviour: &str) -> PathBuf {
+    pub(crate) fn program(&self, name: &str, behaviour: &str) -> PathBuf {
         let mut bytes = fs::read(env!("CARGO_BIN_EXE_fake_driver")).unwrap();
         let marker = b"FAKE-BEHAVIOUR: honest";
         let place = bytes.windows(marker.len()).position(|window| window == marker).unwrap();
@@ -72,7 +72,7 @@ impl Setup {
         path
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.folder.path().join("core.sock")
     }
 
@@ -91,23 +91,22 @@ impl Setup {
     }
 
     /// Starts a core.
-    pub fn start(self) -> Host {
+    pub(crate) fn start(self) -> Host {
         Host::start(self, &mut Command::new(env!("CARGO_BIN_EXE_core_host")))
     }
 }
 
 /// A core that runs. Killed at the end.
-pub struct Host {
-    pub setup: Setup,
-    pub process: Child,
+pub(crate) struct Host {
+    pub(crate) setup: Setup,
+    pub(crate) process: Child,
     lines: Receiver<String>,
 }
 
 impl Host {
-    pub fn start(setup: Setup, command: &mut Command) -> Self {
+    pub(crate) fn start(setup: Setup, command: &mut Command) -> Self {
         let config = setup.write_config();
-        let mut process =
-            command.arg("run").arg(config).stdout(Stdio::piped()).spawn().unwrap();
+        let mut process = command.arg("run").arg(config).stdout(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(process.stdout.take().unwrap());
         let (sender, lines) = channel();
         thread::spawn(move || {
@@ -119,17 +118,17 @@ impl Host {
     }
 
     /// Waits until it is ready: the names that there are.
-    pub fn ready(&self) -> String {
+    pub(crate) fn ready(&self) -> String {
         let line = self.lines.recv_timeout(PATIENCE).expect("the core gets ready");
         line.strip_prefix("ready").unwrap().trim().to_owned()
     }
 
-    pub fn connect(&self) -> Core {
+    pub(crate) fn connect(&self) -> Core {
         connect(&self.setup.socket())
     }
 
     /// Ends it as SIGTERM does.
-    pub fn terminate(mut self) -> (ExitStatus, Setup) {
+    pub(crate) fn terminate(mut self) -> (ExitStatus, Setup) {
         let pid = rustix::process::Pid::from_child(&self.process);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         let status = wait(&mut self.process);
@@ -138,7 +137,7 @@ impl Host {
     }
 
     /// Kills it.
-    pub fn kill(mut self) -> Setup {
+    pub(crate) fn kill(mut self) -> Setup {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
         std::mem::replace(&mut self.setup, Setup::new("honest"))
@@ -152,7 +151,7 @@ impl Drop for Host {
     }
 }
 
-pub fn connect(socket: &Path) -> Core {
+pub(crate) fn connect(socket: &Path) -> Core {
     let end = Instant::now() + PATIENCE;
     loop {
         match Core::connect_to(socket) {
@@ -164,12 +163,12 @@ pub fn connect(socket: &Path) -> Core {
 }
 
 /// Waits for a process to end.
-pub fn wait(process: &mut Child) -> ExitStatus {
+pub(crate) fn wait(process: &mut Child) -> ExitStatus {
     until(|| process.try_wait().unwrap())
 }
 
 /// Waits until there is something.
-pub fn until<T>(mut there: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(mut there: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(it) = there() {
@@ -181,12 +180,12 @@ pub fn until<T>(mut there: impl FnMut() -> Option<T>) -> T {
 }
 
 /// The status of the only driver.
-pub fn status(core: &Core) -> DriverStatus {
+pub(crate) fn status(core: &Core) -> DriverStatus {
     core.status("").unwrap().pop().unwrap()
 }
 
 /// Waits until the driver is in `state` and has died `deaths` times. The last death.
-pub fn after_death(core: &Core, deaths: usize, state: &str) -> Death {
+pub(crate) fn after_death(core: &Core, deaths: usize, state: &str) -> Death {
     until(|| {
         let mut status = status(core);
         let there = status.deaths.len() >= deaths && status.state == state;

@@ -26,9 +26,7 @@ impl Supervisor {
             let violation = match process.hear(&mut turn, cx.now) {
                 Heard::Nothing => break,
                 Heard::Violation(cause) => Some(cause),
-                Heard::Message(message) => {
-                    self.hear(id, message, cx).err().map(Cause::Violation)
-                }
+                Heard::Message(message) => self.hear(id, message, cx).err().map(Cause::Violation),
             };
             if let Some(cause) = violation {
                 if let Some(process) = self.process(id) {
@@ -83,7 +81,12 @@ impl Supervisor {
                 Err(format!("it cannot attach client {client}: {}", shorten(text)))
             }
             FromDriver::Poisoned { client, text } => {
-                tracing::error!(name = self.label(), client, "a poisoned request: {}", shorten(text));
+                tracing::error!(
+                    name = self.label(),
+                    client,
+                    "a poisoned request: {}",
+                    shorten(text)
+                );
                 Ok(())
             }
             FromDriver::Unreadable { text } if is_active => {
@@ -209,7 +212,8 @@ impl Supervisor {
             self.targets = targets;
             cx.effects.push(Effect::Names(self.id));
         }
-        let done = |one: &super::HandOver| one.quiesced && std::sync::Arc::ptr_eq(&one.program, &program);
+        let done =
+            |one: &super::HandOver| one.quiesced && std::sync::Arc::ptr_eq(&one.program, &program);
         if let Some(hand_over) = self.hand_over.take_if(|one| done(one)) {
             self.program = Some(hand_over.program);
             if let Some(client) = hand_over.client {

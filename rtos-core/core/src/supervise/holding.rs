@@ -62,7 +62,6 @@ impl Supervisor {
     fn failed(&mut self, text: &str, gone: bool, cx: &mut Context<'_>) {
         match self.state {
             State::Away if gone => self.lost_for_good(text, cx),
-            State::Away => self.stop(text.to_owned(), cx),
             _ => self.stop(text.to_owned(), cx),
         }
     }
@@ -84,10 +83,8 @@ impl Supervisor {
     /// The device is gone, or its server is.
     fn lost(&mut self, reason: &str, cx: &mut Context<'_>) {
         tracing::error!(name = self.label(), address = %self.address, "the device is gone: {reason}");
-        let served = matches!(
-            self.address,
-            uniddrv::Address::VfioUser(_) | uniddrv::Address::Model(_)
-        );
+        let served =
+            matches!(self.address, uniddrv::Address::VfioUser(_) | uniddrv::Address::Model(_));
         match &mut self.state {
             State::Serving if served && !self.config.reconnect.is_zero() => {
                 if let Some(active) = &mut self.active {

@@ -273,7 +273,7 @@ impl Supervisor {
             hand_over.client.take_if(|one| *one == client);
         }
         if let Some(upgrade) = &mut self.upgrade {
-            upgrade.take_if(|one| *one == client);
+            upgrade.client.take_if(|one| *one == client);
         }
         self.advance(cx);
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use uniddrv_abi::message::{Beginning, FromCore, Harm, Refusal, ToDriver};
 
-use super::{HAND_OVER, HandOver, Pending, State, Supervisor, Then};
+use super::{HAND_OVER, HandOver, Pending, State, Supervisor, Then, Upgrade};
 use crate::context::{Context, Effect, monotonic};
 use crate::death::Cause;
 use crate::driver::{Process, Stage};
@@ -98,7 +98,7 @@ impl Supervisor {
         }
         let same = || self.program.as_ref().map(|program| program.path().to_owned());
         let Some(path) = program.or_else(same) else { return };
-        self.upgrade = Some(Some(client));
+        self.upgrade = Some(Upgrade { client: Some(client) });
         self.load(path, cx);
     }
 
@@ -150,8 +150,9 @@ impl Supervisor {
         let message = format!("{} of {} failed: {text}", hand_over.cause, self.label());
         Self::refuse(hand_over.client, Refusal::Failed, message, cx);
         let current = self.program.as_ref();
-        let of_current =
-            |process: &Process| current.is_some_and(|program| Arc::ptr_eq(program, &process.program));
+        let of_current = |process: &Process| {
+            current.is_some_and(|program| Arc::ptr_eq(program, &process.program))
+        };
         if self.successor.as_ref().is_some_and(|process| !of_current(process)) {
             self.discard_successor();
         }
@@ -166,7 +167,7 @@ impl Supervisor {
     /// As [`fail_hand_over`](Self::fail_hand_over), where the device is taken away.
     pub(super) fn hand_over_ends(&mut self, text: &str, cx: &mut Context<'_>) {
         self.fail_hand_over(text, cx);
-        if let Some(client) = self.upgrade.take() {
+        if let Some(Upgrade { client }) = self.upgrade.take() {
             Self::refuse(client, Refusal::Failed, text.to_owned(), cx);
         }
     }

@@ -8,7 +8,6 @@ use uniddrv_abi::message::{Beginning, DriverStatus, Holder, Name, Target};
 
 use super::{State, Supervisor};
 use crate::driver::{Process, Stage};
-use crate::ids::ClientId;
 use crate::ledger::Totals;
 
 /// What was counted when a client asked last.
@@ -35,9 +34,10 @@ impl Supervisor {
     /// Who holds `path`; anything, where it is `None`.
     pub(crate) fn holders(&self, path: Option<&str>) -> Vec<Holder> {
         let ledger = self.ledger.as_ref().map(|memory| &memory.ledger);
-        let held = self.attachments.values().filter(|one| {
-            one.is_attached() && path.is_none_or(|path| path == one.request.path)
-        });
+        let held = self
+            .attachments
+            .values()
+            .filter(|one| one.is_attached() && path.is_none_or(|path| path == one.request.path));
         held.map(|attachment| attachment.holder(ledger)).collect()
     }
 
@@ -53,8 +53,7 @@ impl Supervisor {
         };
         let own = entry(name.to_string(), None);
         let targets = self.targets.iter();
-        let targets =
-            targets.map(|target| entry(format!("{name}/{}", target.path), Some(target)));
+        let targets = targets.map(|target| entry(format!("{name}/{}", target.path), Some(target)));
         std::iter::once(own).chain(targets).collect()
     }
 
@@ -66,9 +65,10 @@ impl Supervisor {
     /// The name of its state, as `status` shows it.
     pub(crate) fn state_name(&self) -> &'static str {
         match (&self.state, self.active.as_ref().map(|active| active.stage)) {
-            (State::Opening, _) => "starting",
             (State::Serving, Some(Stage::Up)) => "running",
-            (State::Serving, Some(Stage::Begun(Beginning::Fresh))) => "starting",
+            (State::Opening, _) | (State::Serving, Some(Stage::Begun(Beginning::Fresh))) => {
+                "starting"
+            }
             (State::Serving, Some(Stage::Begun(Beginning::Adopt))) => "adopting",
             (State::Serving, Some(_)) => "resetting",
             (State::Serving, None) => match self.pending.map(|pending| pending.how) {
@@ -108,12 +108,14 @@ impl Supervisor {
         let status = DriverStatus {
             name: self.label(),
             address: self.address.to_string(),
-            driver: program.map_or_else(|| self.config.driver.to_string(), |program| program.name()),
+            driver: program
+                .map_or_else(|| self.config.driver.to_string(), |program| program.name()),
             state: self.state_name().into(),
             pid: self.active.as_ref().map_or(0, Process::pid),
-            cpu: self.config.cpu.map(|cpu| cpu.number()),
+            cpu: self.config.cpu.map(crate::cpus::Cpu::number),
             warm: self.successor.as_ref().is_some_and(Process::is_ready),
-            asleep: self.active.is_some() && ledger.is_some_and(|ledger| ledger.asleep()),
+            asleep: self.active.is_some()
+                && ledger.is_some_and(uniddrv_abi::ledger::Ledger::asleep),
             in_flight: totals.in_flight,
             ios: totals.ios,
             errors: totals.errors,
@@ -131,7 +133,6 @@ impl Supervisor {
         };
         (status, Snapshot { at: now, totals })
     }
-
 }
 
 /// Median, 99th and 99.9th percentile and maximum of a histogram, in nanoseconds.

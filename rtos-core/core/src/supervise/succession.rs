@@ -24,7 +24,7 @@ impl Supervisor {
         let Some(ended) = process.ended() else { return };
         cx.processes.remove(id);
         if let Some(active) = self.active.take_if(|active| active.id == id) {
-            self.succeed(active, ended, detected, cx);
+            self.succeed(&active, ended, detected, cx);
         } else if let Some(successor) = self.successor.take_if(|successor| successor.id == id) {
             self.waiting_one_ended(&successor, ended, cx);
         } else {
@@ -45,13 +45,13 @@ impl Supervisor {
     }
 
     /// The driver that ran has ended: another takes over.
-    fn succeed(&mut self, dead: Process, ended: Ended, detected: u64, cx: &mut Context<'_>) {
-        let cause = self.cause(&dead, ended);
+    fn succeed(&mut self, dead: &Process, ended: Ended, detected: u64, cx: &mut Context<'_>) {
+        let cause = self.cause(dead, ended);
         let breadcrumb = self.ledger.as_ref().and_then(|memory| memory.ledger.breadcrumb());
-        let (words, suspicions) = self.prepare_succession(&dead, &cause, cx);
+        let (words, suspicions) = self.prepare_succession(dead, &cause, cx);
         // Nothing else between here and there: a client may wait.
         self.begin_pending(cx);
-        self.tell_of_death(&dead, &cause, detected, breadcrumb, words);
+        self.tell_of_death(dead, &cause, detected, breadcrumb, words);
         if suspicions > 0 {
             let name = self.label();
             tracing::warn!(name, suspicions, "the request being worked on is suspected");
@@ -159,7 +159,9 @@ impl Supervisor {
         if not_before.is_some_and(|at| at > cx.now) {
             return;
         }
-        let Some(mut process) = self.successor.take_if(|process| process.is_ready()) else { return };
+        let Some(mut process) = self.successor.take_if(|process| process.is_ready()) else {
+            return;
+        };
         self.worker.activate(process.id);
         if !process.tell(&ToDriver::Begin(how), &[]) {
             process.kill(Cause::Unwanted);
@@ -209,8 +211,7 @@ impl Supervisor {
         let mut report = Report::new(dead.pid(), cause, detected, last_sign);
         report.death.last_words = words;
         let memory = self.ledger.as_ref();
-        report.death.request =
-            breadcrumb.and_then(|it| memory.map(|memory| memory.request(it)));
+        report.death.request = breadcrumb.and_then(|it| memory.map(|memory| memory.request(it)));
         if self.active.is_some()
             && let Some(begun) = self.begun
         {

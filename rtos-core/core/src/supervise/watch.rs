@@ -109,7 +109,8 @@ impl Watch {
         }
         // One that would run and gets no CPU does not hang. Linux knows.
         let had = self.cpu.zip(cpu_time(pid)).map(|(before, now)| now.saturating_sub(before));
-        let starved = had.is_some_and(|had| u128::from(had) < interval.as_nanos()) && wants_cpu(pid);
+        let starved =
+            had.is_some_and(|had| u128::from(had) < interval.as_nanos()) && wants_cpu(pid);
         self.excuses += 1;
         !starved || self.excuses > EXCUSES
     }
@@ -221,8 +222,8 @@ impl Supervisor {
         }
         self.watch.scan = cx.now + SCAN;
         let completed = ledger.completed();
-        let waits = up
-            && (memory.is_busy() || self.attachments.values().any(|one| one.waiting(ledger)));
+        let waits =
+            up && (memory.is_busy() || self.attachments.values().any(|one| one.waiting(ledger)));
         if !waits || completed != self.watch.completed {
             self.watch.completed = completed;
             self.watch.stalled = None;
@@ -242,7 +243,9 @@ impl Supervisor {
 
     /// Has the driver looked at, should it pretend to sleep: a client may be waiting for it.
     pub(crate) fn doubt(&mut self, now: Instant) {
-        if self.watch.next.is_none() && self.active.as_ref().is_some_and(|active| active.is_up()) {
+        if self.watch.next.is_none()
+            && self.active.as_ref().is_some_and(crate::driver::Process::is_up)
+        {
             self.watch.next = Some(now);
         }
     }
