@@ -83,15 +83,24 @@ pub struct Core {
     options: Options,
 }
 
-/// What is told once every device of the configuration runs, or cannot: the names there are.
-pub type OnReady = Box<dyn FnOnce(Vec<Name>)>;
+/// What whoever runs a core may want to know.
+#[derive(Clone, Copy, Debug)]
+pub enum Milestone<'a> {
+    /// Every device of the configuration runs, or cannot: the names that there are.
+    Ready(&'a [Name]),
+    /// It was told to end.
+    Ending,
+}
+
+/// What is called at each milestone.
+pub type OnMilestone = Box<dyn FnMut(Milestone<'_>)>;
 
 impl Core {
     /// A core that listens at its socket and has nothing yet.
     ///
     /// # Errors
     /// When another core runs, or the system refuses something.
-    pub fn new(config: Config, options: Options, ready: OnReady) -> Result<Self, CoreError> {
+    pub fn new(config: Config, options: Options, told: OnMilestone) -> Result<Self, CoreError> {
         let socket = config.core.socket.clone();
         let lock = Lock::take(&socket)?;
         let (partition, shortfalls) =
@@ -125,7 +134,7 @@ impl Core {
         let signals = options.signals.then(Signals::catch).transpose();
         let signals = signals.map_err(failed("catch signals"))?;
         let listener = Listener::with_lock(&socket, lock)?;
-        let parts = Parts { shared, poll, listener, signals, letters, events, sysfs, ready };
+        let parts = Parts { shared, poll, listener, signals, letters, events, sysfs, told };
         let event_loop = EventLoop::new(parts).map_err(failed("wait for events"))?;
         Ok(Self { event_loop, partition, shortfalls, matching, options })
     }

@@ -21,6 +21,7 @@ use crate::clients::{Clients, borrowed};
 use crate::config::DeviceConfig;
 use crate::connection::Said;
 use crate::context::{Context, Effect, Event, Processes, Shared};
+use crate::core::{Milestone, OnMilestone};
 use crate::device::{self, Assignments, DeviceId};
 use crate::ids::{ClientId, Source};
 use crate::names::Names;
@@ -35,9 +36,6 @@ const TURN: usize = 16;
 const GUESTS: usize = 64;
 /// How long the end of all drivers and devices may take.
 const END: Duration = Duration::from_secs(45);
-
-/// What is told when every device of the configuration runs, or cannot.
-pub(crate) type Ready = Box<dyn FnOnce(Vec<uniddrv_abi::message::Name>)>;
 
 /// The event loop, and all that it knows.
 pub(crate) struct EventLoop {
@@ -58,7 +56,8 @@ pub(crate) struct EventLoop {
     more_guests: bool,
     next_handle: u32,
     next_device: u32,
-    ready: Option<Ready>,
+    told: OnMilestone,
+    ready: bool,
     /// Since when it ends.
     ending: Option<Instant>,
 }
@@ -72,7 +71,7 @@ pub(crate) struct Parts {
     pub(crate) letters: Receiver<Event>,
     pub(crate) events: Receiver<(DeviceId, device::Event)>,
     pub(crate) sysfs: Sysfs,
-    pub(crate) ready: Ready,
+    pub(crate) told: OnMilestone,
 }
 
 impl EventLoop {
@@ -81,7 +80,7 @@ impl EventLoop {
     /// # Errors
     /// Where something cannot be waited for: ENOMEM, ENOSPC.
     pub(crate) fn new(parts: Parts) -> io::Result<Self> {
-        let Parts { shared, poll, listener, signals, letters, events, sysfs, ready } = parts;
+        let Parts { shared, poll, listener, signals, letters, events, sysfs, told } = parts;
         let watch = |fd: i32, source: Source| {
             poll.registry().register(&mut SourceFd(&fd), source.token(), Interest::READABLE)
         };
@@ -107,7 +106,8 @@ impl EventLoop {
             more_guests: true,
             next_handle: 0,
             next_device: 0,
-            ready: Some(ready),
+            told,
+            ready: false,
             ending: None,
         })
     }
@@ -329,6 +329,9 @@ impl EventLoop {
     pub(crate) fn stop(&mut self, why: &str) {
         tracing::info!("ending: {why}");
         let again = self.ending.is_some();
+        if !again {
+            (self.told)(Milestone::Ending);
+        }
         self.ending.get_or_insert(self.now);
         let all: Vec<DeviceId> = self.supervisors.keys().copied().collect();
         for device in all {
@@ -504,10 +507,10 @@ impl EventLoop {
     }
 
     fn look_whether_ready(&mut self) {
-        if self.supervisors.values().all(Supervisor::is_settled)
-            && let Some(ready) = self.ready.take()
-        {
-            ready(self.supervisors.values().flat_map(Supervisor::names).collect());
+        if !self.ready && self.supervisors.values().all(Supervisor::is_settled) {
+            self.ready = true;
+            let names: Vec<_> = self.supervisors.values().flat_map(Supervisor::names).collect();
+            (self.told)(Milestone::Ready(&names));
         }
     }
 

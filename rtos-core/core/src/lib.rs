@@ -44,4 +44,5 @@ pub mod program;
 pub mod sandbox;
 pub mod socket;
 
-pub use self::core::{Core, CoreError, OnReady, Options};
+pub use self::core::{Core, CoreError, Milestone, OnMilestone, Options};
+pub use uniddrv_abi::message::Name;

@@ -119,9 +119,9 @@ mod tests {
         }
     }
 
-    fn at(device: u32, path: &str) -> Option<Resolved> {
+    fn at(device: u32, path: &str) -> Resolved {
         let path = Some(path.to_owned()).filter(|path| !path.is_empty());
-        Some(Resolved { device: DeviceId(device), path })
+        Resolved { device: DeviceId(device), path }
     }
 
     #[test]
@@ -136,11 +136,11 @@ mod tests {
         names.set_targets(DeviceId(7), &[target("ns1"), target("ns2")]);
         names.set_targets(DeviceId(8), &[target("ns1")]);
         let resolve = |names: &Names, name: &str| names.resolve(&name.parse().unwrap());
-        assert_eq!(resolve(&names, "nvme:1"), at(7, ""));
-        assert_eq!(resolve(&names, "nvme:1/ns2"), at(7, "ns2"));
-        assert_eq!(resolve(&names, "disk:1"), at(7, "ns2"));
-        assert_eq!(resolve(&names, "disk:2"), at(8, "ns1"));
-        assert_eq!(resolve(&names, "disk:1/ns1"), at(7, "ns1"));
+        assert_eq!(resolve(&names, "nvme:1"), Some(at(7, "")));
+        assert_eq!(resolve(&names, "nvme:1/ns2"), Some(at(7, "ns2")));
+        assert_eq!(resolve(&names, "disk:1"), Some(at(7, "ns2")));
+        assert_eq!(resolve(&names, "disk:2"), Some(at(8, "ns1")));
+        assert_eq!(resolve(&names, "disk:1/ns1"), Some(at(7, "ns1")));
         assert_eq!(resolve(&names, "disk:3"), None);
         assert_eq!(resolve(&names, "nvme:5"), None);
         // Numbers stay, whatever comes and goes beside them.
@@ -151,6 +151,6 @@ mod tests {
         );
         names.remove(DeviceId(7));
         assert_eq!((resolve(&names, "nvme:1"), resolve(&names, "disk:1")), (None, None));
-        assert_eq!(resolve(&names, "disk:2"), at(8, "ns1"));
+        assert_eq!(resolve(&names, "disk:2"), Some(at(8, "ns1")));
     }
 }

@@ -14,7 +14,7 @@ use uniddrv::client::{self, OpenOptions, Rights};
 use uniddrv_core::config::{Config, Machine};
 use uniddrv_core::cpus::Cpus;
 use uniddrv_core::sandbox::launch_if_asked;
-use uniddrv_core::{Core, Options};
+use uniddrv_core::{Core, Milestone, Options};
 use uniddrv_models::NvmeModel;
 use uniddrv_models::nvme::Params;
 use uniddrv_models::vfio_user::Server;
@@ -39,7 +39,8 @@ fn run(path: &Path) -> Result<(), Box<dyn Error>> {
         .init();
     let machine = Machine::read(Path::new("/"), &Cpus::new(), |_| Ok(()));
     let config = Config::load(path, &machine)?;
-    let ready = |names: Vec<uniddrv_abi::message::Name>| {
+    let ready = |milestone: Milestone<'_>| {
+        let Milestone::Ready(names) = milestone else { return };
         let names: Vec<_> = names.iter().map(|name| name.name.as_str()).collect();
         println!("ready {}", names.join(" "));
     };

@@ -302,7 +302,8 @@ pub fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Puts the process `pid` under SCHED_FIFO with `priority`, 1 to 99.
+/// Puts the process or thread `pid` under SCHED_FIFO with `priority`, 1 to 99. Threads and
+/// processes that it starts later are ordinary ones.
 ///
 /// # Errors
 /// EPERM without CAP_SYS_NICE or a sufficient RLIMIT_RTPRIO, EINVAL for another priority.
@@ -311,8 +312,9 @@ pub fn set_fifo(pid: Pid, priority: i32) -> io::Result<()> {
     let mut parameters: libc::sched_param = unsafe { std::mem::zeroed() };
     parameters.sched_priority = priority;
     let pid = pid.as_raw_nonzero().get();
+    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
     // SAFETY: `parameters` is initialised and outlives the call; the rest are numbers.
-    if unsafe { libc::sched_setscheduler(pid, libc::SCHED_FIFO, &raw const parameters) } != 0 {
+    if unsafe { libc::sched_setscheduler(pid, policy, &raw const parameters) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

@@ -1,4 +1,6 @@
-//! `uniddrv core check`.
+//! `uniddrv core` and `uniddrv core check`.
+
+mod run;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -21,16 +23,29 @@ use crate::Context;
 use crate::error::Failure;
 use crate::output::{Table, warn};
 
-/// The one process with privileges, which owns devices and runs their drivers
+/// Run the one process with privileges, which owns devices and runs their drivers
+///
+/// In the foreground, until Ctrl-C. Drivers are processes of their own; programs open devices by
+/// names such as nvme:0/ns1. Logs go to standard error; UNIDDRV_LOG=debug says more.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Core {
+    /// Devices beside those of the configuration: 0000:03:00.0, vfio-user:/run/nvme.sock,
+    /// model:nvme?size=1G
+    #[arg(value_name = "DEVICE")]
+    devices: Vec<String>,
+
+    /// Log more; twice: everything
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+
     /// The configuration [default: /etc/uniddrv/core.toml for root, else uniddrv/core.toml in the
     /// user's folder of configurations; without that file, none]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -80,7 +95,8 @@ fn check_model(model: &ModelAddress) -> Result<(), String> {
 impl Core {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self.what {
-            What::Check => check(context, self.config.as_deref()),
+            None => run::run(context, self.config.as_deref(), &self.devices, self.verbose),
+            Some(What::Check) => check(context, self.config.as_deref()),
         }
     }
 }
