@@ -20,6 +20,7 @@ use crate::event_loop::{EventLoop, Parts, identity};
 use crate::ids::Source;
 use crate::mailbox::{Chores, Mailbox};
 use crate::partition::{Partition, Shortfall, Wants};
+use crate::placement::Placement;
 use crate::sandbox::{SpawnError, Spawner};
 use crate::signals::Signals;
 use crate::socket::{Listener, Lock, SocketError, beside};
@@ -150,7 +151,7 @@ impl Core {
     /// # Errors
     /// Where waiting for events fails.
     pub fn run(mut self) -> Result<(), CoreError> {
-        leave_to_drivers(&self.event_loop.shared.config);
+        leave_to_drivers(&self.event_loop.shared.config, &self.event_loop.placement);
         let configured = self.event_loop.shared.config.devices.clone();
         let entries = configured.iter().filter_map(|entry| match &entry.which {
             Which::Address(address) => Some((address.clone(), entry.clone())),
@@ -207,8 +208,8 @@ fn make_folder(path: &Path) -> io::Result<()> {
 
 /// Takes the calling thread off the drivers' CPUs, and lets it run at once when something
 /// happens, even where clients spin.
-fn leave_to_drivers(config: &Config) {
-    let drivers = config.driver_cpus();
+fn leave_to_drivers(config: &Config, placement: &Placement) {
+    let drivers = config.driver_cpus().union(&placement.cpus());
     let affinity = || {
         let mut cpus = sched_getaffinity(None)?;
         match config.core.cpu {

@@ -25,6 +25,7 @@ use crate::core::{Milestone, OnMilestone};
 use crate::device::{self, Assignments, DeviceId};
 use crate::ids::{ClientId, Source};
 use crate::names::Names;
+use crate::placement::Placement;
 use crate::requests::Reply;
 use crate::signals::Signals;
 use crate::socket::{Listener, SocketError};
@@ -51,6 +52,7 @@ pub(crate) struct EventLoop {
     letters: Receiver<Event>,
     events: Receiver<(DeviceId, device::Event)>,
     assignments: Assignments,
+    pub(crate) placement: Placement,
     processes: Processes,
     effects: Vec<Effect>,
     more_guests: bool,
@@ -88,6 +90,7 @@ impl EventLoop {
         if let Some(signals) = &signals {
             watch(signals.as_fd().as_raw_fd(), Source::Signals)?;
         }
+        let placement = Placement::new(&shared.config);
         Ok(Self {
             shared,
             now: Instant::now(),
@@ -101,6 +104,7 @@ impl EventLoop {
             signals,
             letters,
             events,
+            placement,
             processes: Processes::default(),
             effects: Vec::new(),
             more_guests: true,
@@ -119,10 +123,13 @@ impl EventLoop {
     pub(crate) fn take(
         &mut self,
         address: &Address,
-        config: DeviceConfig,
+        mut config: DeviceConfig,
     ) -> Result<DeviceId, String> {
         if self.ending.is_some() {
             return Err("the core is ending".into());
+        }
+        if config.cpu.is_none() {
+            config.cpu = self.placement.next();
         }
         self.next_device += 1;
         let id = DeviceId(self.next_device);

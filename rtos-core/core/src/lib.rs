@@ -31,6 +31,7 @@ mod ids;
 mod ledger;
 mod mailbox;
 mod names;
+mod placement;
 mod requests;
 mod signals;
 mod supervise;

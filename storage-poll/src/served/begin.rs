@@ -30,7 +30,7 @@ use crate::shared::{self, Shared};
 const ADMIN: usize = 0;
 const IDENTITY: usize = 256 << 10;
 const SCRATCH: usize = 512 << 10;
-const IO: usize = 2 << 20;
+const IO: usize = 1 << 20;
 
 const IDENTIFY: usize = 4096;
 const SCRATCH_LEN: usize = 128 << 10;
@@ -106,7 +106,8 @@ pub(super) fn adopt<S: Steps>(
         found;
     let mut queue: Queue<S> = queue;
     let options = options(settings);
-    let watch = Watch::new(&options);
+    // Its status is looked at soon, if nothing has completed by then: a register costs a message.
+    let watch = Watch::soon(&options);
     let mut admin = Admin::new(admin, Vec::new());
     admin.adopt(&place, record::count_adoption(ledger));
     admin.grant(1);
@@ -162,10 +163,6 @@ fn find<S: Steps>(device: &Device, ledger: &DriverLedger) -> Result<Found<S>, Ad
     }
     let bar = device.bar(0).map_err(|error| device_error(&error))?;
     let registers = bar.window(0..DOORBELLS as u64).map_err(|error| device_error(&error))?;
-    let csts = Csts::from_bits(registers.read32(Csts::OFFSET));
-    if csts.is_gone() || csts.cfs() || !csts.rdy() {
-        return Err(AdoptError::Device(format!("its status is {:#x}", csts.bits())));
-    }
     let memory = arena(device).map_err(|error| device_error(&error))?;
     let kept = keep(&memory).map_err(|error| device_error(&error))?;
     let namespaces = namespaces(&record, kept.identity.as_slice())?;

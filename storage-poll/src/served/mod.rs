@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use uniddrv::block::BlockInfo;
 use uniddrv::serve::{AdoptError, BlockDriver, DriverLedger, Steps, Table, Undisturbed};
-use uniddrv::{AttachError, Device, DmaBuf, Match, Progress, clock};
+use uniddrv::{AttachError, Device, DmaBuf, Match, Progress};
 use uniddrv_abi::message::{Settings, Target};
 
 use crate::controller::CLASS;
@@ -142,23 +142,5 @@ fn target(namespace: &Namespace) -> Target {
         blocks,
         max_transfer,
         volatile_write_cache,
-    }
-}
-
-impl Watch {
-    fn new(options: &Options) -> Self {
-        let tick =
-            (options.timeout / 8).clamp(Duration::from_millis(1), Duration::from_millis(100));
-        let ticks = |time: Duration| {
-            u32::try_from(time.as_nanos().div_ceil(tick.as_nanos())).unwrap_or(u32::MAX / 4)
-        };
-        let period = clock::to_ticks(tick).max(1);
-        Self {
-            next: clock::ticks() + period,
-            period,
-            timeout: ticks(options.timeout),
-            grace: ticks(options.admin_timeout),
-            completed: 0,
-        }
     }
 }

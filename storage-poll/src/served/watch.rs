@@ -1,5 +1,7 @@
 //! Time: once in a tick, events are taken and commands that take too long are dealt with.
 
+use std::time::Duration;
+
 use uniddrv::clock;
 use uniddrv::serve::{Steps, Table};
 use uniddrv_abi::block::Outcome;
@@ -8,6 +10,7 @@ use uniddrv_spec::nvme::admin::Abort;
 
 use super::begin::admin_place;
 use super::{Nvme, QUEUE, record};
+use crate::options::Options;
 use crate::shared::Phase;
 
 /// When the next tick is, how long one lasts in ticks of the CPU, and how many of them a command
@@ -19,6 +22,31 @@ pub(super) struct Watch {
     pub(super) grace: u32,
     /// What had completed at the last look.
     pub(super) completed: u64,
+}
+
+impl Watch {
+    /// With the first look after a tick.
+    pub(super) fn new(options: &Options) -> Self {
+        let tick =
+            (options.timeout / 8).clamp(Duration::from_millis(1), Duration::from_millis(100));
+        let ticks = |time: Duration| {
+            u32::try_from(time.as_nanos().div_ceil(tick.as_nanos())).unwrap_or(u32::MAX / 4)
+        };
+        let period = clock::to_ticks(tick).max(1);
+        Self {
+            next: clock::ticks() + period,
+            period,
+            timeout: ticks(options.timeout),
+            grace: ticks(options.admin_timeout),
+            completed: 0,
+        }
+    }
+
+    /// With the first look after a millisecond.
+    pub(super) fn soon(options: &Options) -> Self {
+        let next = clock::ticks() + clock::to_ticks(Duration::from_millis(1));
+        Self { next, ..Self::new(options) }
+    }
 }
 
 impl<S: Steps> Nvme<S> {

@@ -123,7 +123,7 @@ impl DeviceConfig {
             driver,
             name: None,
             cpu: None,
-            memory: ByteSize::new(8 << 20),
+            memory: ByteSize::new(4 << 20),
             idle: Self::DEFAULT_IDLE,
             hang: Duration::from_millis(100),
             timeout: Duration::from_secs(30),

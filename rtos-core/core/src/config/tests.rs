@@ -175,7 +175,7 @@ fn every_key_is_read() {
     assert_eq!(third.driver, nvme, "known from the class");
     assert_eq!(fourth.driver, DriverChoice::ByClass, "known once it is open");
     assert_eq!(fifth.driver, nvme, "known from the model's kind");
-    assert_eq!(fourth.memory, ByteSize::new(8 << 20));
+    assert_eq!(fourth.memory, ByteSize::new(4 << 20));
     let program = nvme.program(Path::new("/opt/drivers"));
     assert_eq!(program.as_deref(), Some(Path::new("/opt/drivers/uniddrv-nvme")));
     assert_eq!(config.driver_cpus(), "2".parse().unwrap());

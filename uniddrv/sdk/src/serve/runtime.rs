@@ -246,8 +246,13 @@ fn prepare(core: &mut Core, device: OwnedFd, inherited: Windows) -> Result<Prepa
     }
     let mapped = map(device, fds, inherited, &address, (arena_iova, arena_len), &windows);
     let (ledger, held, device) = mapped.map_err(|text| core.fail(text))?;
-    // Takes 5 ms, so not when it is urgent.
+    // Takes 5 ms, so not when it is urgent; nor is there time for a question then.
     clock::ticks_per_second();
+    for window in &windows {
+        if let Err(error) = held.bar(window.bar) {
+            core.log(2, error.to_string());
+        }
+    }
     if let Err(error) = lock_memory() {
         core.log(2, format!("memory is not locked, and may be swapped out: mlockall: {error}"));
     }
