@@ -32,6 +32,7 @@ use rustix::process::{Resource, getrlimit};
 use uniddrv::Address;
 use uniddrv::control;
 use uniddrv::serve::{CONTROL, DEVICE, FIRST_WINDOW};
+use uniddrv_abi::ledger::QUEUES;
 use uniddrv_abi::message::{
     Beginning, Death, FromCore, Refusal, Settings, Target, ToDriver, VERSION,
 };
@@ -137,6 +138,10 @@ struct Spawning {
 
 /// Memory that a driver process may lock beside its arena, in bytes.
 const OWN_MEMORY: u64 = 64 << 20;
+
+/// File descriptors of a driver process: a socket for each queue, as many again on their way,
+/// and its own.
+const FILES: u32 = 2 * QUEUES as u32 + 64;
 
 /// As much of `wanted` as a process of this one's may lock.
 fn lockable(wanted: u64) -> u64 {
@@ -392,14 +397,15 @@ impl Supervisor {
         self.begin_pending(cx);
         let running = self.active.as_ref().is_none_or(Process::is_up);
         let wanted = self.successor.is_none() && self.spawning.is_none() && running;
-        if wanted && self.ending.is_empty() && self.spawn_after.is_none_or(|at| at <= cx.now) {
-            if self.stillborn < self.config.restart.deaths {
-                self.spawn(cx);
-            } else if self.active.is_none() {
+        if wanted && self.stillborn >= self.config.restart.deaths {
+            if self.active.is_none() {
                 let text =
                     format!("{} driver processes in a row did not get ready", self.stillborn);
                 return self.stop(text, cx);
             }
+        } else if wanted && self.ending.is_empty() && self.spawn_after.is_none_or(|at| at <= cx.now)
+        {
+            self.spawn(cx);
         }
         self.quiesce(cx);
         self.write_reports(cx);
@@ -446,6 +452,7 @@ impl Supervisor {
             }
         }
         let confinement = Confinement {
+            files: FILES,
             locked: lockable(self.config.memory.bytes().saturating_add(OWN_MEMORY)),
             scheduling: self
                 .config
@@ -597,6 +604,7 @@ impl Supervisor {
     fn finish(&mut self, then: Then, cause: Cause, cx: &mut Context<'_>) {
         let (Then::Stop(text) | Then::Go(text)) = &then;
         let text = text.clone();
+        tracing::info!(name = self.label(), "ending drivers and clients: {text}");
         self.hand_over_ends(&text, cx);
         if matches!(then, Then::Stop(_)) {
             for client in std::mem::take(&mut self.waiting) {
@@ -634,17 +642,17 @@ impl Supervisor {
             || !self.ending.is_empty();
         if *step == Step::Processes && !processes {
             *step = Step::Fencing;
-            if self.held.is_some() {
-                self.worker.fence();
-            } else {
-                *step = Step::Unmapping;
-            }
+            self.worker.fence();
         }
         if *step == Step::Unmapping && self.attachments.is_empty() {
             match then {
                 Then::Stop(text) => {
                     self.state = State::Stopped(std::mem::take(text));
                     cx.effects.push(Effect::Settled);
+                    if !self.waiting.is_empty() {
+                        self.start_again(cx);
+                        self.advance(cx);
+                    }
                 }
                 Then::Go(_) => {
                     *step = Step::Closing;

@@ -1,6 +1,7 @@
 //! A core for tests, in a process of its own: `core_host run CONFIG` runs it and prints `ready` and
 //! the names that there are; `core_host model ...` serves a model for it, and `core_host open
-//! SOCKET NAME read|write` is a client that says what comes of opening a name.
+//! SOCKET NAME read|write` is a client that says what comes of opening a name, `core_host hold
+//! SOCKET NAME` one that has a request in flight for ever.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -10,6 +11,7 @@ use std::sync::atomic::AtomicBool;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tracing_subscriber::filter::LevelFilter;
 use uniddrv::Address;
+use uniddrv::block::{BlockQueue, Operation, Request};
 use uniddrv::client::{self, OpenOptions, Rights};
 use uniddrv_core::config::{Config, Machine};
 use uniddrv_core::cpus::Cpus;
@@ -25,6 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["run", config] => run(Path::new(config)),
         ["model", "serve", address, options @ ..] => model(address, options),
+        ["hold", socket, name] => hold(socket, name),
         ["open", socket, name, rights] => open(socket, name, rights),
         _ => Err("usage: core_host run CONFIG | open SOCKET NAME read|write".into()),
     }
@@ -56,6 +59,21 @@ fn model(address: &str, options: &[&str]) -> Result<(), Box<dyn Error>> {
     let mut model = NvmeModel::new(Params::from_pairs(pairs)?)?;
     Server::bind(&socket)?.yielding().run(&mut model, &AtomicBool::new(false))?;
     Ok(())
+}
+
+fn hold(socket: &str, name: &str) -> Result<(), Box<dyn Error>> {
+    let core = client::Core::connect_to(socket)?;
+    let client = core.open(name, &OpenOptions::default())?;
+    let mut queue = client.take_queue().ok_or("no queue")?;
+    // The fake driver keeps this one.
+    let operation = Operation::Write { lba: 0xc0de_0006, fua: false };
+    let buffer = Some(client.buffer(4096)?);
+    let request = Request { operation, buffer, tag: 1 };
+    queue.submit(request).map_err(|(error, _)| error)?;
+    loop {
+        queue.poll(|_| ());
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
 }
 
 fn open(socket: &str, name: &str, rights: &str) -> Result<(), Box<dyn Error>> {

@@ -35,6 +35,7 @@ struct Queue {
     taker: Taker<SharedWords>,
     poster: Poster<SharedWords>,
     wake: OwnedFd,
+    renewing: bool,
 }
 
 struct Fake {
@@ -45,6 +46,7 @@ struct Fake {
     clients: BTreeMap<u32, (Client, Vec<(SharedWords, OwnedFd)>)>,
     queues: BTreeMap<u32, Vec<Queue>>,
     running: bool,
+    renewing: bool,
     lazy: bool,
     clinging: bool,
     slot: usize,
@@ -86,6 +88,7 @@ fn main() -> Outcomes<()> {
         clients: BTreeMap::new(),
         queues: BTreeMap::new(),
         running: false,
+        renewing: false,
         lazy: false,
         clinging: false,
         slot: 0,
@@ -248,6 +251,7 @@ impl Fake {
         }
         self.ledger.set_phase(Phase::Running);
         self.running = true;
+        self.renewing = how == Beginning::Renew;
         // What a predecessor kept is given back as done by nobody.
         self.ledger.set_breadcrumb(None);
         self.ledger.adoption_ended(uniddrv::clock::monotonic_nanoseconds());
@@ -257,6 +261,7 @@ impl Fake {
             self.attach(client);
         }
         self.end_left_over();
+        self.renewing = false;
     }
 
     fn attach(&mut self, number: u32) {
@@ -270,9 +275,15 @@ impl Fake {
                 poster: Poster::new(words.clone(), queue::completion(client.depth), producer),
                 words,
                 wake,
+                renewing: self.renewing,
             }
         });
-        self.queues.insert(number, queues.collect());
+        let queues: Vec<Queue> = queues.collect();
+        for queue in queues.iter().filter(|queue| queue.renewing) {
+            queue::renew(&queue.words);
+            wake(queue);
+        }
+        self.queues.insert(number, queues);
         self.tell(&FromDriver::Attached { client: number });
     }
 
@@ -295,6 +306,10 @@ impl Fake {
         let mut taken = Vec::new();
         for (&client, queues) in &mut self.queues {
             for (index, queue) in queues.iter_mut().enumerate() {
+                if queue.renewing {
+                    queue.renewing = !queue::renewed(&queue.words);
+                    continue;
+                }
                 if queue.taker.available().is_err() || queue.poster.room(1).is_err() {
                     let text = "an index that cannot be".into();
                     let _ = self.control.send(&FromDriver::Hostile { client, text }, &[]);
@@ -407,7 +422,8 @@ impl Fake {
         }
         self.ledger.words().fence();
         let queues = self.queues.values_mut().flatten();
-        let work = queues.fold(false, |work, one| work | (one.taker.look() != Ok(0)));
+        let work =
+            queues.fold(false, |work, one| work | one.renewing | (one.taker.look() != Ok(0)));
         if !work && self.ledger.attention() == seen {
             let mut fds = vec![PollFd::new(&self.control, PollFlags::IN)];
             let queues = self.queues.values().flatten();
@@ -437,6 +453,10 @@ fn post(ledger: &Ledger<SharedWords>, queue: &mut Queue, request: [u64; 4]) {
     ledger.count_completed(1);
     ledger.add_count(queue.number, Count::Ios, 1);
     ledger.count_latency(queue.number, 1000);
+    wake(queue);
+}
+
+fn wake(queue: &Queue) {
     if queue::must_wake(&queue.words, Side::Client) {
         let _ = send(&queue.wake, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }

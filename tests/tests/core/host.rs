@@ -92,8 +92,13 @@ impl Setup {
 
     /// Starts a core.
     pub(crate) fn start(self) -> Host {
-        Host::start(self, &mut Command::new(env!("CARGO_BIN_EXE_core_host")))
+        Host::start(self, &mut core_host())
     }
+}
+
+/// The program that is a core, a client or a model.
+pub(crate) fn core_host() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_core_host"))
 }
 
 /// A core that runs. Killed at the end.
@@ -125,6 +130,11 @@ impl Host {
 
     pub(crate) fn connect(&self) -> Core {
         connect(&self.setup.socket())
+    }
+
+    /// How many file descriptors it has.
+    pub(crate) fn files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
     }
 
     /// Ends it as SIGTERM does.

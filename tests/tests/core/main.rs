@@ -1,9 +1,13 @@
 //! The core end to end, with real processes: the fake driver, clients, and itself being killed.
 
+mod deaths;
 mod host;
+mod itself;
 mod life;
+mod limits;
+mod orders;
 
-use uniddrv::block::{BlockQueue, Operation, Request};
+use uniddrv::block::{BlockQueue, Completion, Operation, Request};
 use uniddrv::client::{BlockClient, ClientQueue};
 
 use host::until;
@@ -16,12 +20,14 @@ struct User {
     client: BlockClient,
     queue: ClientQueue,
     next: u64,
+    ended: usize,
+    good: usize,
 }
 
 impl User {
     fn new(client: BlockClient) -> Self {
         let queue = client.take_queue().unwrap();
-        Self { client, queue, next: 0 }
+        Self { client, queue, next: 0, ended: 0, good: 0 }
     }
 
     /// Submits a write to `lba`.
@@ -31,17 +37,24 @@ impl User {
         self.next += 1;
         let request = Request { operation, buffer, tag: self.next };
         self.queue.submit(request).map_err(|(error, _)| error).unwrap();
+        // It goes out with the next look.
+        self.poll();
+    }
+
+    fn poll(&mut self) {
+        let good = &mut self.good;
+        let count = |completion: Completion| *good += usize::from(completion.result.is_ok());
+        self.ended += self.queue.poll(count);
     }
 
     /// Waits until `count` requests have ended: how many with success.
     fn reap(&mut self, count: usize) -> usize {
-        let (mut ended, mut good) = (0, 0);
         until(|| {
-            ended += self.queue.poll(|completion| good += usize::from(completion.result.is_ok()));
-            (ended >= count).then_some(())
+            self.poll();
+            (self.ended >= count).then_some(())
         });
-        assert_eq!(ended, count);
-        good
+        assert_eq!(std::mem::take(&mut self.ended), count);
+        std::mem::take(&mut self.good)
     }
 
     /// One request, from its submission to its end.

@@ -12,6 +12,7 @@ use crate::driver::Process;
 impl Supervisor {
     /// The worker has something to say.
     pub(crate) fn told(&mut self, event: Event, cx: &mut Context<'_>) {
+        tracing::trace!(address = %self.address, ?event, state = ?self.state, "from the worker");
         match event {
             Event::Opened(opened) => {
                 let identity = opened.identity;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use uniddrv_abi::message::{FromCore, Refusal, Rights, ToDriver};
 
-use super::{State, Supervisor};
+use super::{State, Supervisor, Then};
 use crate::attachment::{Attachment, Made, Request, Stage};
 use crate::context::{Context, Effect, Event};
 use crate::device::Token;
@@ -50,7 +50,9 @@ impl Supervisor {
     /// Why nothing can be opened.
     pub(crate) fn why_not(&self) -> String {
         match &self.state {
-            State::Stopped(text) => format!("{} is stopped: {text}", self.label()),
+            State::Stopped(text) | State::Ending { then: Then::Stop(text), .. } => {
+                format!("{} is stopped: {text}", self.label())
+            }
             State::Ending { .. } | State::Gone => format!("{} is being taken away", self.label()),
             _ => format!("{} is starting; try again", self.label()),
         }

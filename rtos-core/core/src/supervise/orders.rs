@@ -37,7 +37,12 @@ impl Supervisor {
                     pending.not_before = None;
                 }
             }
-            State::Stopped(_) => self.start_again(client, cx),
+            State::Stopped(_) => {
+                self.waiting.push(client);
+                self.start_again(cx);
+            }
+            // As soon as it has stopped.
+            State::Ending { then: Then::Stop(_), .. } => self.waiting.push(client),
             _ => {
                 let text = self.why_not();
                 Self::refuse(Some(client), Refusal::NotReady, text, cx);
@@ -47,8 +52,7 @@ impl Supervisor {
     }
 
     /// Starts what was stopped.
-    fn start_again(&mut self, client: ClientId, cx: &mut Context<'_>) {
-        self.waiting.push(client);
+    pub(super) fn start_again(&mut self, cx: &mut Context<'_>) {
         (self.stillborn, self.spawn_after, self.deaths_in_row) = (0, None, 0);
         if let Some(path) = self.config.driver.program(&cx.shared.config.core.drivers)
             && self.program.is_none()
@@ -64,18 +68,18 @@ impl Supervisor {
         }
         match LedgerMemory::new() {
             Ok(memory) => {
-                if let Some(old) = self.ledger.replace(memory) {
-                    self.resets += old.ledger.resets().0;
-                }
+                self.keep_counts();
+                self.ledger = Some(memory);
                 // What the device was doing, nobody knows any more.
                 self.pending = Some(Pending { how: Beginning::Renew, not_before: None });
                 self.completed = 0;
                 self.state = State::Serving;
             }
             Err(error) => {
-                self.waiting.retain(|&one| one != client);
                 let text = format!("cannot make a ledger: {error}");
-                Self::refuse(Some(client), Refusal::Failed, text, cx);
+                for client in std::mem::take(&mut self.waiting) {
+                    Self::refuse(Some(client), Refusal::Failed, text.clone(), cx);
+                }
             }
         }
     }

@@ -6,7 +6,7 @@ use uniddrv::clock;
 use uniddrv_abi::ledger::bucket_start;
 use uniddrv_abi::message::{Beginning, DriverStatus, Holder, Name, Target};
 
-use super::{State, Supervisor};
+use super::{State, Supervisor, Then};
 use crate::driver::{Process, Stage};
 use crate::ledger::Totals;
 
@@ -43,7 +43,8 @@ impl Supervisor {
 
     /// Its own name, and those of its targets.
     pub(crate) fn names(&self) -> Vec<Name> {
-        let Some(name) = &self.name else { return Vec::new() };
+        let goes = matches!(self.state, State::Ending { then: Then::Go(_), .. } | State::Gone);
+        let Some(name) = self.name.as_ref().filter(|_| !goes) else { return Vec::new() };
         let address = self.address.to_string();
         let entry = |name: String, target: Option<&Target>| Name {
             name,
@@ -127,7 +128,7 @@ impl Supervisor {
             latency_ns: percentiles(&latencies),
             restarts: self.restarts,
             adoptions: self.adoptions,
-            resets: self.resets + self.resets_seen.max(resets),
+            resets: self.resets.saturating_add(self.resets_seen.max(resets)),
             deaths,
             holders: self.holders(None),
         };

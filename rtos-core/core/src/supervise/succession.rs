@@ -48,10 +48,14 @@ impl Supervisor {
     fn succeed(&mut self, dead: &Process, ended: Ended, detected: u64, cx: &mut Context<'_>) {
         let cause = self.cause(dead, ended);
         let breadcrumb = self.ledger.as_ref().and_then(|memory| memory.ledger.breadcrumb());
+        let last_sign = match cause {
+            Cause::Hung => Some(self.watch.last_sign()),
+            _ => dead.harmed_at,
+        };
         let (words, suspicions) = self.prepare_succession(dead, &cause, cx);
         // Nothing else between here and there: a client may wait.
         self.begin_pending(cx);
-        self.tell_of_death(dead, &cause, detected, breadcrumb, words);
+        self.tell_of_death(dead, &cause, (last_sign, detected), breadcrumb, words);
         if suspicions > 0 {
             let name = self.label();
             tracing::warn!(name, suspicions, "the request being worked on is suspected");
@@ -72,13 +76,14 @@ impl Supervisor {
         cause: &Cause,
         cx: &mut Context<'_>,
     ) -> (Option<String>, u64) {
+        if std::mem::take(&mut self.scramble) {
+            self.keep_counts();
+            self.ledger.iter().for_each(LedgerMemory::scramble);
+        }
         let Some(memory) = &self.ledger else { return (None, 0) };
         let words = memory.ledger.last_words();
         if !matches!(self.state, State::Serving) {
             return (words, 0);
-        }
-        if std::mem::take(&mut self.scramble) {
-            memory.scramble();
         }
         let suspicions = if cause.is_fault() { memory.ledger.suspect_breadcrumb() } else { 0 };
         memory.ledger.set_last_words(&[]);
@@ -133,14 +138,21 @@ impl Supervisor {
         Some((!delay.is_zero()).then(|| now + delay))
     }
 
-    /// A new ledger in place of one that does not check out. What waits has mapped the old one.
-    pub(super) fn renew_ledger(&mut self, cx: &mut Context<'_>) -> bool {
-        if let Some(memory) = &self.ledger {
+    /// Remembers what a ledger counts that is to be replaced, as far as it can be believed.
+    pub(super) fn keep_counts(&mut self) {
+        let mut resets = std::mem::take(&mut self.resets_seen);
+        if let Some(memory) = self.ledger.as_ref().filter(|memory| memory.beginning().is_some()) {
             for attachment in self.attachments.values().filter(|one| one.is_attached()) {
                 self.totals.add(&attachment.totals(&memory.ledger));
             }
-            self.resets += memory.ledger.resets().0;
+            resets = resets.max(memory.ledger.resets().0);
         }
+        self.resets = self.resets.saturating_add(resets);
+    }
+
+    /// A new ledger in place of one that does not check out. What waits has mapped the old one.
+    pub(super) fn renew_ledger(&mut self, cx: &mut Context<'_>) -> bool {
+        self.keep_counts();
         self.discard_successor();
         self.completed = 0;
         match LedgerMemory::new() {
@@ -194,7 +206,7 @@ impl Supervisor {
         &mut self,
         dead: &Process,
         cause: &Cause,
-        detected: u64,
+        (last_sign, detected): (Option<u64>, u64),
         breadcrumb: Option<Breadcrumb>,
         words: Option<String>,
     ) {
@@ -202,10 +214,6 @@ impl Supervisor {
             return;
         }
         self.finish_report();
-        let last_sign = match cause {
-            Cause::Hung => Some(self.watch.last_sign()),
-            _ => dead.harmed_at,
-        };
         // A hang was detected when the process was killed for it.
         let detected = dead.killed_at.map_or(detected, |killed| killed.min(detected));
         let mut report = Report::new(dead.pid(), cause, detected, last_sign);

@@ -1,0 +1,105 @@
+//! The core's own end, and its idleness.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
+use std::time::Duration;
+
+use uniddrv::client::OpenOptions;
+
+use crate::User;
+use crate::host::{Host, Setup, core_host, status, until};
+
+fn alive(pid: i32) -> bool {
+    // One that ended and was not waited for is not alive.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    state.is_some_and(|state| state != 'Z' && state != 'X')
+}
+
+#[test]
+fn it_ends_cleanly_when_told_to() {
+    let host = Setup::new("honest").start();
+    host.ready();
+    let core = host.connect();
+    let mut user = User::new(core.open("nvme:0/ns1", &OpenOptions::default()).unwrap());
+    user.once();
+    let driver = status(&core).pid;
+    let (status, setup) = host.terminate();
+    assert!(status.success(), "{status}");
+    assert!(!alive(driver));
+    assert!(user.client.closed().is_some() || until(|| user.client.closed()).contains("core"));
+    assert!(!setup.socket().exists());
+}
+
+#[test]
+fn it_ends_when_a_client_says_so_even_with_a_stubborn_driver() {
+    let mut host = Setup::new("never-stops").start();
+    host.ready();
+    let core = host.connect();
+    core.stop().unwrap();
+    assert!(crate::host::wait(&mut host.process).success());
+}
+
+#[test]
+fn when_it_is_killed_drivers_end_and_the_next_one_starts() {
+    let host = Setup::new("honest").start();
+    host.ready();
+    let core = host.connect();
+    until(|| status(&core).warm.then_some(()));
+    let driver = status(&core).pid;
+    let mut user = User::new(core.open("nvme:0/ns1", &OpenOptions::default()).unwrap());
+    user.once();
+    let setup = host.kill();
+    until(|| (!alive(driver)).then_some(()));
+    until(|| user.client.closed());
+    assert!(setup.socket().exists(), "a stale socket");
+    let host = setup.start();
+    host.ready();
+    let core = host.connect();
+    User::new(core.open("nvme:0/ns1", &OpenOptions::default()).unwrap()).once();
+}
+
+#[test]
+fn two_cores_do_not_share_a_socket() {
+    let host = Setup::new("honest").start();
+    host.ready();
+    let config = host.setup.folder.path().join("core.toml");
+    let output = core_host().arg("run").arg(config).stderr(Stdio::piped()).output().unwrap();
+    assert!(!output.status.success() && output.status.signal().is_none());
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("Running"), "{text}");
+    let core = host.connect();
+    User::new(core.open("nvme:0/ns1", &OpenOptions::default()).unwrap()).once();
+}
+
+/// Ticks of CPU time and voluntary context switches of all threads of a process.
+fn activity(host: &Host) -> (u64, u64) {
+    let (mut ticks, mut switches) = (0, 0);
+    let tasks = format!("/proc/{}/task", host.process.id());
+    for task in fs::read_dir(tasks).unwrap() {
+        let task = task.unwrap().path();
+        let stat = fs::read_to_string(task.join("schedstat")).unwrap();
+        ticks += stat.split_whitespace().next().unwrap().parse::<u64>().unwrap();
+        let status = fs::read_to_string(task.join("status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        switches += line.unwrap().trim().parse::<u64>().unwrap();
+    }
+    (ticks, switches)
+}
+
+#[test]
+fn idle_it_does_nothing_at_all() {
+    let host = Setup::new("honest").start();
+    host.ready();
+    let core = host.connect();
+    let mut user = User::new(core.open("nvme:0/ns1", &OpenOptions::default()).unwrap());
+    user.once();
+    until(|| (status(&core).asleep && status(&core).warm).then_some(()));
+    // Until what the last question stirred up has settled.
+    std::thread::sleep(Duration::from_millis(500));
+    let before = activity(&host);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(activity(&host), before);
+    user.once();
+}
