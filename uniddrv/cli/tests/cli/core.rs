@@ -62,8 +62,8 @@ fn a_good_configuration_shows_what_would_run_where() {
     for line in [
         "core.toml: nothing is wrong",
         "the core runs on CPU 0",
-        "nvme:0    0000:03:00.0        nvme    2    sleep  8M",
-        "numbered  model:nvme?size=1G  nvme    any  poll   8M",
+        "nvme:0    0000:03:00.0        nvme    2    sleep  4M",
+        "numbered  model:nvme?size=1G  nvme    any  poll   4M",
         "nvme:0/*  user ann    write   1000 IOPS",
         "nvme:*    group disk  read",
     ] {
