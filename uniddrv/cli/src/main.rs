@@ -11,6 +11,7 @@ mod error;
 mod output;
 mod served;
 mod signals;
+mod torture;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

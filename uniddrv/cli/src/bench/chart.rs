@@ -1,8 +1,11 @@
 //! Line and bar charts as SVG, to stand inside an HTML page whose style sheet colours them.
 
+mod columns;
+
 use std::fmt::Write as _;
 
 use super::report::escape;
+pub(crate) use columns::{Column, columns};
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 340.0;
@@ -124,12 +127,27 @@ pub(crate) struct Series {
     pub(crate) marks: bool,
 }
 
-/// A chart of lines, with their names at their right ends.
-pub(crate) fn lines(label: &str, x: &Axis, y: &Axis, series: &[Series]) -> String {
-    let across = |place: f64| LEFT + place * (WIDTH - LEFT - RIGHT);
-    let down = |place: f64| HEIGHT - BOTTOM - place * (HEIGHT - TOP - BOTTOM);
+/// Something that happened at a place of the horizontal axis.
+pub(crate) struct Mark {
+    /// Where.
+    pub(crate) at: f64,
+    /// The class that the style sheet colours.
+    pub(crate) class: &'static str,
+    /// What a pointer that rests there is told.
+    pub(crate) title: String,
+}
+
+fn across(place: f64) -> f64 {
+    LEFT + place * (WIDTH - LEFT - RIGHT)
+}
+
+fn down(place: f64) -> f64 {
+    HEIGHT - BOTTOM - place * (HEIGHT - TOP - BOTTOM)
+}
+
+/// Both axes, with their marks and titles.
+fn frame(svg: &mut String, x: &Axis, y: &Axis) {
     let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
-    let mut svg = open(label, HEIGHT);
     // Writing to a string cannot fail.
     for (place, text) in &y.ticks {
         let at = down(*place);
@@ -160,6 +178,32 @@ pub(crate) fn lines(label: &str, x: &Axis, y: &Axis, series: &[Series]) -> Strin
         f64::midpoint(TOP, bottom),
         escape(y.title)
     );
+}
+
+/// A chart of lines, with their names at their right ends.
+pub(crate) fn lines(label: &str, x: &Axis, y: &Axis, series: &[Series]) -> String {
+    lines_and_marks(label, x, y, series, &[])
+}
+
+/// A chart of lines, with what happened meanwhile as upright lines behind them.
+pub(crate) fn lines_and_marks(
+    label: &str,
+    x: &Axis,
+    y: &Axis,
+    series: &[Series],
+    marks: &[Mark],
+) -> String {
+    let mut svg = open(label, HEIGHT);
+    frame(&mut svg, x, y);
+    for Mark { at, class, title } in marks {
+        let at = across(x.place(*at));
+        let _ = write!(
+            svg,
+            r#"<line class="event {class}" x1="{at:.1}" x2="{at:.1}" y1="{TOP}" y2="{}"><title>{}</title></line>"#,
+            HEIGHT - BOTTOM,
+            escape(title)
+        );
+    }
     let mut ends = Vec::new();
     for one in series {
         let places: Vec<(f64, f64)> =

@@ -18,11 +18,21 @@ pub(crate) fn allowed() -> Vec<u32> {
 /// # Errors
 /// When the system does not allow it (EINVAL: no such CPU, or not for this process).
 pub(crate) fn pin(cpu: u32) -> rustix::io::Result<()> {
+    restrict(&[cpu])
+}
+
+/// Keeps the calling thread, and those that it starts from now on, on these CPUs.
+///
+/// # Errors
+/// As for [`pin`].
+pub(crate) fn restrict(cpus: &[u32]) -> rustix::io::Result<()> {
     let mut set = CpuSet::new();
-    if cpu as usize >= CpuSet::MAX_CPU {
-        return Err(rustix::io::Errno::INVAL);
+    for &cpu in cpus {
+        if cpu as usize >= CpuSet::MAX_CPU {
+            return Err(rustix::io::Errno::INVAL);
+        }
+        set.set(cpu as usize);
     }
-    set.set(cpu as usize);
     sched_setaffinity(None, &set)
 }
 

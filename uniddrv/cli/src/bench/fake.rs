@@ -73,6 +73,15 @@ impl FakeQueue {
     }
 
     fn carry_out(&mut self, request: &mut Request, number: u64) {
+        match request.operation {
+            Operation::Flush => return,
+            Operation::WriteZeroes { lba, blocks } => {
+                let at = lba as usize * BLOCK as usize;
+                self.data[at..at + blocks as usize * BLOCK as usize].fill(0);
+                return;
+            }
+            _ => {}
+        }
         let buffer = request.buffer.as_mut().unwrap();
         let len = buffer.len();
         match request.operation {

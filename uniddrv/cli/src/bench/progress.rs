@@ -59,6 +59,12 @@ impl Bar {
         self.line.enable_steady_tick(Duration::from_millis(250));
     }
 
+    /// Shows how much of something is done, 0 to 1, in words of its own.
+    pub(crate) fn at(&self, share: f64, text: String) {
+        self.line.set_position((share.clamp(0.0, 1.0) * 1000.0) as u64);
+        self.line.set_message(text);
+    }
+
     /// Takes the bar away.
     pub(crate) fn clear(&self) {
         self.line.finish_and_clear();

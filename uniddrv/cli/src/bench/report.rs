@@ -19,17 +19,9 @@ pub(crate) fn html(
 ) -> String {
     let Some(first) = measurements.first() else { return String::new() };
     let title = format!("{} {}: {}", first.rw, size::show(first.bs), first.target.address);
-    let mut page = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta \
-         name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta \
-         name=\"color-scheme\" content=\"light dark\">\n<title>{}</title>\n<style>\n{STYLE}</style>\n\
-         </head>\n<body>\n<main>\n<p class=\"kind\">uniddrv bench</p>\n<h1>{} {}</h1>\n<p \
-         class=\"target\">{}</p>\n",
-        escape(&title),
-        escape(first.rw),
-        escape(&size::show(first.bs)),
-        escape(&result::describe_target(&first.target)),
-    );
+    let heading = format!("{} {}", first.rw, size::show(first.bs));
+    let mut page =
+        begin("uniddrv bench", &title, &heading, &result::describe_target(&first.target));
     page.push_str(&tiles(measurements));
     page.push_str("<div class=\"charts\">\n");
     page.push_str(&throughput(measurements));
@@ -39,24 +31,56 @@ pub(crate) fn html(
     for note in result::notes(measurements) {
         let _ = writeln!(page, "<p class=\"note\">{}</p>", escape(&note));
     }
-    page.push_str("<h2>How it was measured</h2>\n<dl>\n");
-    let workload = ("Workload", result::describe_workload(first));
-    for (name, value) in facts.iter().chain([&workload]) {
+    let workload = [("Workload", result::describe_workload(first))];
+    let linux = if has_native(measurements) {
+        " Linux's are fio's total latencies (submission and completion) on the same device \
+         with the same parameters, direct I/O, before the device was taken from Linux."
+    } else {
+        ""
+    };
+    let small = format!(
+        "A latency runs from before the batch that a request was submitted with until its \
+         completion was seen.{linux}"
+    );
+    page + &end(&[facts, &workload].concat(), command, &small)
+}
+
+/// The start of a page: which command made it, the tab's title, what is shown, of what.
+pub(crate) fn begin(kind: &str, title: &str, heading: &str, target: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta \
+         name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta \
+         name=\"color-scheme\" content=\"light dark\">\n<title>{}</title>\n<style>\n{STYLE}</style>\n\
+         </head>\n<body>\n<main>\n<p class=\"kind\">{}</p>\n<h1>{}</h1>\n<p \
+         class=\"target\">{}</p>\n",
+        escape(title),
+        escape(kind),
+        escape(heading),
+        escape(target),
+    )
+}
+
+/// The end of a page: facts by name, the command, and what else is to be known.
+pub(crate) fn end(facts: &[(&'static str, String)], command: &str, small: &str) -> String {
+    let mut page = "<h2>How it was measured</h2>\n<dl>\n".to_owned();
+    for (name, value) in facts {
+        // Writing to a string cannot fail.
         let _ = writeln!(page, "<div><dt>{name}</dt><dd>{}</dd></div>", escape(value));
     }
+    let (command, small) = (escape(command), escape(small));
     let _ = write!(
         page,
-        "</dl>\n<pre>{}</pre>\n<p class=\"small\">A latency runs from before the batch that a \
-         request was submitted with until its completion was seen.{}</p>\n</main>\n</body>\n</html>\n",
-        escape(command),
-        if has_native(measurements) {
-            " Linux's are fio's total latencies (submission and completion) on the same device \
-             with the same parameters, direct I/O, before the device was taken from Linux."
-        } else {
-            ""
-        }
+        "</dl>\n<pre>{command}</pre>\n<p class=\"small\">{small}</p>\n</main>\n</body>\n</html>\n"
     );
     page
+}
+
+/// Figures with what they mean, in a row.
+pub(crate) fn show_tiles(tiles: &[(String, String)]) -> String {
+    let tiles = tiles.iter().map(|(figure, name)| {
+        format!("<div><b>{}</b><span>{}</span></div>\n", escape(figure), escape(name))
+    });
+    format!("<div class=\"tiles\">\n{}</div>\n", tiles.collect::<String>())
 }
 
 fn has_native(measurements: &[Measurement]) -> bool {
@@ -81,10 +105,7 @@ fn tiles(measurements: &[Measurement]) -> String {
         tiles.push((duration(m.lat_ns.p50), format!("median at queue depth {}", m.qd)));
         tiles.push((duration(m.lat_ns.p999), format!("99.9 % at queue depth {}", m.qd)));
     }
-    let tiles = tiles.iter().map(|(figure, name)| {
-        format!("<div><b>{}</b><span>{}</span></div>\n", escape(figure), escape(name))
-    });
-    format!("<div class=\"tiles\">\n{}</div>\n", tiles.collect::<String>())
+    show_tiles(&tiles)
 }
 
 /// The faster of Linux's engines, and how many times faster we are.
@@ -209,7 +230,8 @@ fn latency_chart(heading: &str, series: &[Series]) -> String {
     figure(heading, &chart::lines(heading, &x, &y, series))
 }
 
-fn figure(heading: &str, svg: &str) -> String {
+/// A chart under a heading.
+pub(crate) fn figure(heading: &str, svg: &str) -> String {
     format!("<figure>\n<figcaption>{}</figcaption>\n{svg}\n</figure>\n", escape(heading))
 }
 
@@ -247,7 +269,7 @@ fn table(measurements: &[Measurement]) -> String {
 }
 
 /// A rate in few letters: `1.5 M`.
-fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     let (value, unit) = match value {
         1e6.. => (value / 1e6, " M"),
         1e3.. => (value / 1e3, " k"),

@@ -45,6 +45,8 @@ pub(crate) enum Found {
     Stale(u32),
     /// Damaged from this byte on.
     Damaged(usize),
+    /// Not the zeroes that were written, from this byte on.
+    NotZero(usize),
 }
 
 impl fmt::Display for Mismatch {
@@ -58,6 +60,7 @@ impl fmt::Display for Mismatch {
             Found::Misplaced(lba) => write!(f, "the data of LBA {lba}"),
             Found::Stale(generation) => write!(f, "the data of write {generation}"),
             Found::Damaged(offset) => write!(f, "damaged from byte {offset} on"),
+            Found::NotZero(offset) => write!(f, "not the zeroes written, from byte {offset} on"),
         }
     }
 }
@@ -167,7 +170,8 @@ fn fold(sum: u64, word: u64) -> u64 {
     (sum ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd).rotate_left(31)
 }
 
-fn fill(block: &mut [u8], seed: u64, lba: u64, generation: u32) {
+/// Fills a block with what says that it is the `generation`-th write of `lba`.
+pub(crate) fn fill(block: &mut [u8], seed: u64, lba: u64, generation: u32) {
     let key = key(seed, lba, generation);
     let header = [MAGIC, seed, lba, u64::from(generation), 0];
     let mut sum = 0;
@@ -181,7 +185,8 @@ fn fill(block: &mut [u8], seed: u64, lba: u64, generation: u32) {
     }
 }
 
-fn check(block: &[u8], seed: u64, lba: u64, generation: u32) -> Result<(), Found> {
+/// Whether each byte of a block is what [`fill`] makes of it.
+pub(crate) fn check(block: &[u8], seed: u64, lba: u64, generation: u32) -> Result<(), Found> {
     let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
     let mut header = [0u64; HEADER];
     let (mut sum, mut zeroes) = (0, true);

@@ -20,6 +20,7 @@ use crate::error::Failure;
 use crate::output::warn;
 use crate::served::is_name;
 use crate::signals::stop_flag;
+pub(super) use served::{content, describe};
 
 /// The time that is measured where neither --time nor --ios says.
 const SECONDS: f64 = 10.0;

@@ -14,6 +14,7 @@ mod restart;
 mod revoke;
 mod smart;
 mod status;
+mod torture;
 mod unbind;
 mod upgrade;
 
@@ -36,6 +37,7 @@ pub(crate) enum Command {
     Restart(restart::Restart),
     Upgrade(upgrade::Upgrade),
     Revoke(revoke::Revoke),
+    Torture(torture::Torture),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
     Man(man::Man),
@@ -58,6 +60,7 @@ impl Command {
             Self::Restart(command) => command.run(context),
             Self::Upgrade(command) => command.run(context),
             Self::Revoke(command) => command.run(context),
+            Self::Torture(command) => command.run(context),
             Self::Doctor(command) => command.run(context),
             Self::Completions(command) => command.run(),
             Self::Man(command) => command.run(),

@@ -7,4 +7,5 @@ mod fake;
 mod measure;
 mod names;
 mod support;
+mod torture;
 mod usage;

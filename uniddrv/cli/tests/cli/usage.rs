@@ -73,7 +73,11 @@ fn manual_pages_are_printed_and_written() {
     assert_eq!((status, stdout.as_str(), stderr.as_str()), (0, "", ""));
     let commands = ["list", "bind", "unbind", "doctor", "ls", "status", "restart", "revoke"];
     let pages = commands.map(|command| format!("uniddrv-{command}"));
-    for page in pages.into_iter().chain(["uniddrv".into(), "uniddrv-upgrade".into()]) {
+    for page in pages.into_iter().chain([
+        "uniddrv".into(),
+        "uniddrv-upgrade".into(),
+        "uniddrv-torture".into(),
+    ]) {
         let text = std::fs::read_to_string(target.join(format!("{page}.1"))).unwrap();
         assert!(text.contains(&format!(".TH {page} 1")), "{page}");
         assert!(!text.contains("\\-\\-root"), "{page}");
