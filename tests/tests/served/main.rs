@@ -1,0 +1,6 @@
+//! Drivers that die under a real core: the core, the NVMe driver, the NVMe model and the clients
+//! are processes of their own, and every byte is checked.
+
+mod ground;
+mod steps;
+mod user;
