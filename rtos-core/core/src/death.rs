@@ -124,7 +124,6 @@ impl Report {
 
     /// A successor was told to begin.
     pub(crate) fn has_begun(&mut self, at: u64) {
-        // Where successors die too, the last one counts.
         self.begun = Some(at);
         self.death.hand_over_ns = at.saturating_sub(self.detected);
     }
@@ -137,9 +136,12 @@ impl Report {
         self.deadline = Some(now + PATIENCE);
     }
 
-    /// The first completion was posted.
-    pub(crate) fn has_completed(&mut self, at: u64) {
-        self.death.first_completion_ns = at.saturating_sub(self.up.unwrap_or(at));
+    /// Takes `first`, which the successor's ledger names as the time of its first completion, if
+    /// that makes sense at `now`. Whether it does.
+    pub(crate) fn look(&mut self, first: u64, now: u64) -> bool {
+        let Some(up) = self.up.filter(|up| (*up..=now).contains(&first)) else { return false };
+        self.death.first_completion_ns = first - up;
+        true
     }
 }
 
@@ -180,7 +182,8 @@ mod tests {
         let mut report = Report::new(7, &Cause::Hung, 1_000, Some(400));
         report.has_begun(1_500);
         report.is_up(true, 2_500, Instant::now());
-        report.has_completed(2_700);
+        assert!(!report.look(2_400, 3_000) && !report.look(3_100, 3_000));
+        assert!(report.look(2_700, 3_000));
         let Death { detection_ns, hand_over_ns, adoption_ns, first_completion_ns, .. } =
             report.death;
         assert_eq!((detection_ns, hand_over_ns, adoption_ns), (600, 500, 1000));

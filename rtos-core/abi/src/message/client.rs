@@ -308,7 +308,7 @@ pub struct Death {
     pub last_words: Option<String>,
     /// The request that was being worked on.
     pub request: Option<String>,
-    /// `adopted`, `reset`, `stopped`.
+    /// `adopted`, `reset`, `stopped`; `none` where the successor died, too.
     pub recovery: String,
     /// Nanoseconds from the death (or the last sign of life) to its detection.
     pub detection_ns: u64,

@@ -192,9 +192,7 @@ impl Supervisor {
             // What it wrote is a claim, of which only a moment in between makes sense.
             let up = if (begun..=now).contains(&ended) { ended } else { now };
             report.is_up(adopted, up, cx.now);
-            if (up..=now).contains(&first) {
-                report.has_completed(first);
-            }
+            report.look(first, now);
         }
         if how == uniddrv_abi::message::Beginning::Fresh {
             tracing::info!(name = self.label(), address = %self.address, "the driver runs");

@@ -14,6 +14,9 @@ use crate::device::DriverId;
 use crate::driver::{Process, Stage};
 use crate::ledger::LedgerMemory;
 
+/// By SIGKILL: by the core, or from outside.
+const KILLED: Ended = Ended::Signaled(9);
+
 impl Supervisor {
     /// The process `id` may have ended.
     pub(crate) fn ended(&mut self, id: DriverId, cx: &mut Context<'_>) {
@@ -36,6 +39,8 @@ impl Supervisor {
 
     fn cause(&self, process: &Process, ended: Ended) -> Cause {
         match (&process.cause, &self.hand_over) {
+            // Its heart beat no more because it was ending by itself, which can take a while.
+            (Some(Cause::Hung), _) if ended != KILLED => Cause::Ended(ended),
             (Some(cause), _) => cause.clone(),
             (None, Some(hand_over)) if hand_over.quiesced && ended == Ended::Exited(0) => {
                 hand_over.cause.clone()
@@ -52,9 +57,13 @@ impl Supervisor {
             Cause::Hung => Some(self.watch.last_sign()),
             _ => dead.harmed_at,
         };
+        let earlier = self.take_report();
         let (words, suspicions) = self.prepare_succession(dead, &cause, cx);
         // Nothing else between here and there: a client may wait.
         self.begin_pending(cx);
+        if let Some(report) = earlier {
+            self.file(report);
+        }
         self.tell_of_death(dead, &cause, (last_sign, detected), breadcrumb, words);
         if suspicions > 0 {
             let name = self.label();
@@ -213,7 +222,6 @@ impl Supervisor {
         if *cause == Cause::Unwanted {
             return;
         }
-        self.finish_report();
         // A hang was detected when the process was killed for it.
         let detected = dead.killed_at.map_or(detected, |killed| killed.min(detected));
         let mut report = Report::new(dead.pid(), cause, detected, last_sign);
@@ -237,7 +245,22 @@ impl Supervisor {
 
     /// Tells what is known of the last death.
     pub(super) fn finish_report(&mut self) {
-        let Some(report) = self.report.take() else { return };
+        if let Some(report) = self.take_report() {
+            self.file(report);
+        }
+    }
+
+    /// The report on the last death, with what is known by now.
+    fn take_report(&mut self) -> Option<Report> {
+        let mut report = self.report.take()?;
+        if let Some(memory) = &self.ledger {
+            report.look(memory.ledger.adoption().2, monotonic());
+        }
+        Some(report)
+    }
+
+    /// Keeps and tells a report.
+    fn file(&mut self, report: Report) {
         let death = report.death;
         let Death { pid, cause, last_words, request, recovery, .. } = &death;
         tracing::warn!(

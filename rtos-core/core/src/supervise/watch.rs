@@ -253,12 +253,7 @@ impl Supervisor {
     /// The report on the last death tells when the first request was completed after it.
     pub(super) fn look_for_completion(&mut self, now: Instant) {
         let (Some(report), Some(memory)) = (&mut self.report, &self.ledger) else { return };
-        let Some(up) = report.up else { return };
-        let (_, _, first) = memory.ledger.adoption();
-        let completed = (up..=monotonic()).contains(&first);
-        if completed {
-            report.has_completed(first);
-        }
+        let completed = report.look(memory.ledger.adoption().2, monotonic());
         if completed || report.deadline.is_some_and(|deadline| deadline <= now) {
             self.finish_report();
         }
