@@ -28,7 +28,7 @@ use crate::output::{Table, warn};
 /// In the foreground, until Ctrl-C. Drivers are processes of their own; programs open devices by
 /// names such as nvme:0/ns1. Logs go to standard error; UNIDDRV_LOG=debug says more.
 #[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(subcommand_precedence_over_arg = true)]
 pub(crate) struct Core {
     /// Devices beside those of the configuration: 0000:03:00.0, vfio-user:/run/nvme.sock,
     /// model:nvme?size=1G
@@ -96,6 +96,10 @@ impl Core {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self.what {
             None => run::run(context, self.config.as_deref(), &self.devices, self.verbose),
+            Some(What::Check) if !self.devices.is_empty() => {
+                let text = "`check` is for the configuration, and takes no devices";
+                Err(Failure::usage(anyhow::Error::msg(text)))
+            }
             Some(What::Check) => check(context, self.config.as_deref()),
         }
     }
