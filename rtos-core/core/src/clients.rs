@@ -21,8 +21,8 @@ const MOST_OF_USER: usize = 64;
 const MEMORY_OF_USER: usize = 1 << 30;
 /// How long a client may take to say hello.
 const HELLO: Duration = Duration::from_secs(5);
-/// File descriptors that are kept for drivers, devices and the core itself.
-const KEPT: usize = 192;
+/// File descriptors that are kept for the core itself.
+const KEPT: usize = 128;
 
 /// All connections.
 pub(crate) struct Clients {
@@ -65,7 +65,7 @@ impl Clients {
             return None;
         }
         let id = self.free_id();
-        match Connection::new(id, socket, peer, now + HELLO, registry) {
+        match Connection::new(id, socket, peer, (now, now + HELLO), registry) {
             Ok(connection) => {
                 self.connections.insert(id, connection);
                 Some(id)
@@ -124,7 +124,7 @@ impl Clients {
 
     /// Those of which messages may wait that the event loop will not be told of again.
     pub(crate) fn unread(&self) -> Vec<ClientId> {
-        let unread = self.connections.values().filter(|one| one.unread && !one.waits);
+        let unread = self.connections.values().filter(|one| one.is_heard());
         unread.map(|one| one.id).collect()
     }
 
@@ -134,9 +134,9 @@ impl Clients {
         self.connections.values().filter(silent).map(|one| one.id).collect()
     }
 
-    /// When the first of those has its time.
+    /// When the first of those, or of those that are not listened to for a while, has its time.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.connections.values().filter_map(|one| one.deadline).min()
+        self.connections.values().filter_map(Connection::next_deadline).min()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
@@ -18,6 +18,10 @@ use crate::supervise::Snapshot;
 
 /// The most characters of what a client calls itself.
 const PROGRAM: usize = 64;
+
+/// Messages of a client that are read in a second. Others wait in its socket.
+const MESSAGES: u32 = 10_000;
+const SECOND: Duration = Duration::from_secs(1);
 
 /// A client's connection.
 pub(crate) struct Connection {
@@ -40,6 +44,10 @@ pub(crate) struct Connection {
     /// What it was told when it asked for the status last.
     pub(crate) snapshots: BTreeMap<DeviceId, Snapshot>,
     control: Control,
+    second: Instant,
+    messages: u32,
+    /// Until when it is not listened to, as it has said too much.
+    quiet: Option<Instant>,
 }
 
 /// What a look at a connection found.
@@ -63,7 +71,7 @@ impl Connection {
         id: ClientId,
         socket: OwnedFd,
         peer: Peer,
-        deadline: Instant,
+        (now, deadline): (Instant, Instant),
         registry: &Registry,
     ) -> std::io::Result<Self> {
         let fd = socket.as_fd().as_raw_fd();
@@ -81,11 +89,42 @@ impl Connection {
             handles: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             control: Control::new(socket),
+            second: now,
+            messages: 0,
+            quiet: None,
         })
     }
 
+    /// Whether it is to be listened to.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.unread && !self.waits && self.quiet.is_none()
+    }
+
+    /// Whether it is not listened to for a while.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet.is_some()
+    }
+
+    /// When there is something to do about it by itself.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.deadline.into_iter().chain(self.quiet).min()
+    }
+
+    /// Listens to it again, if it was not, and it is time.
+    pub(crate) fn forgive(&mut self, now: Instant) {
+        self.quiet.take_if(|until| *until <= now);
+    }
+
     /// Reads what it says next.
-    pub(crate) fn listen(&mut self) -> Said {
+    pub(crate) fn listen(&mut self, now: Instant) -> Said {
+        if now - self.second >= SECOND {
+            (self.second, self.messages) = (now, 0);
+        }
+        if self.messages >= MESSAGES {
+            self.quiet = Some(self.second + SECOND);
+            return Said::Nothing;
+        }
+        self.messages += 1;
         match self.control.receive::<ToCore>() {
             Ok(None) => Said::Nothing,
             Ok(Some((message, fds))) if fds.is_empty() => Said::Message(message),

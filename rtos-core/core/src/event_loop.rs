@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::mpsc::Receiver;
+use std::sync::{Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -35,6 +36,8 @@ use crate::supervise::Supervisor;
 const TURN: usize = 16;
 /// Clients that are let in in one turn.
 const GUESTS: usize = 64;
+/// File descriptors that are kept for a device and its drivers.
+const FILES_OF_DEVICE: usize = 32;
 /// How long the end of all drivers and devices may take.
 const END: Duration = Duration::from_secs(45);
 
@@ -56,6 +59,8 @@ pub(crate) struct EventLoop {
     processes: Processes,
     effects: Vec<Effect>,
     more_guests: bool,
+    /// Whether a driver polls.
+    polling: bool,
     next_handle: u32,
     next_device: u32,
     told: OnMilestone,
@@ -108,6 +113,7 @@ impl EventLoop {
             processes: Processes::default(),
             effects: Vec::new(),
             more_guests: true,
+            polling: false,
             next_handle: 0,
             next_device: 0,
             told,
@@ -202,10 +208,12 @@ impl EventLoop {
         }
     }
 
-    /// File descriptors that what clients have open takes, beside their connections.
+    /// File descriptors that devices, drivers and what clients have open take.
     pub(crate) fn files_used(&self) -> usize {
+        let devices = self.supervisors.len() * FILES_OF_DEVICE;
         let attachments = self.supervisors.values().flat_map(|one| one.attachments.values());
-        attachments.map(|one| 1 + 3 * usize::from(one.request.queues)).sum()
+        let open = attachments.map(|one| 1 + 3 * usize::from(one.request.queues));
+        devices + open.sum::<usize>()
     }
 
     /// Waits and does what is to be done, until the core is to end and has.
@@ -276,6 +284,24 @@ impl EventLoop {
             }
         }
         self.look_at_the_clock();
+        self.keep_awake();
+    }
+
+    /// While a driver polls, no CPU sleeps deeply.
+    fn keep_awake(&mut self) {
+        let polling = self.supervisors.values().any(Supervisor::polls);
+        if polling == self.polling {
+            return;
+        }
+        self.polling = polling;
+        let partition = self.shared.partition.clone();
+        self.shared.maker.run(move || {
+            let mut partition = partition.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(shortfall) = partition.set_polling(polling) {
+                static TOLD: Once = Once::new();
+                TOLD.call_once(|| tracing::warn!("{shortfall}"));
+            }
+        });
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -298,6 +324,7 @@ impl EventLoop {
         for device in due {
             self.with(device, Supervisor::tick);
         }
+        self.clients.iter_mut().for_each(|one| one.forgive(now));
         for client in self.clients.silent(now) {
             tracing::debug!(%client, "a client did not say hello");
             self.let_out(client);
@@ -382,9 +409,10 @@ impl EventLoop {
             if connection.waits {
                 return;
             }
-            let message = match connection.listen() {
+            let message = match connection.listen(self.now) {
                 Said::Nothing => {
-                    connection.unread = false;
+                    // Perhaps there is more, and it is only not listened to.
+                    connection.unread = connection.is_quiet();
                     return;
                 }
                 Said::Message(message) => message,

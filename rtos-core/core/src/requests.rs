@@ -206,9 +206,7 @@ impl EventLoop {
                 );
                 return Err(no(Refusal::Limit, text));
             }
-            None if limits.memory.is_none()
-                && arena > self.clients.memory_left(peer, rules) as u64 =>
-            {
+            None if limits.memory.is_none() && arena > self.memory_left(peer, rules) => {
                 let text = format!("user {} has too much memory in arenas already", peer.uid);
                 return Err(no(Refusal::Limit, text));
             }
@@ -231,6 +229,16 @@ impl EventLoop {
         self.with(resolved.device, |supervisor, cx| supervisor.open(handle, request, cx))
             .unwrap_or_else(|| Err(nothing()))?;
         Ok(Reply::Later)
+    }
+
+    /// The bytes that a user may still have in arenas, those counted that are being made.
+    fn memory_left(&self, peer: &Peer, rules: bool) -> u64 {
+        let attachments = self.supervisors.values().flat_map(|one| one.attachments.values());
+        let being_made = attachments.filter(|one| one.arena.is_none());
+        let requests = being_made.map(|one| &one.request);
+        let theirs = requests.filter(|one| one.peer.uid == peer.uid && one.arena.is_none());
+        let bytes = theirs.fold(0_usize, |sum, one| sum.saturating_add(one.arena_len));
+        self.clients.memory_left(peer, rules).saturating_sub(bytes) as u64
     }
 
     fn close(&mut self, client: ClientId, handle: u32) -> Result<Reply, Refused> {

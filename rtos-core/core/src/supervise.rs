@@ -22,7 +22,7 @@ mod status;
 mod succession;
 mod watch;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
@@ -196,6 +196,10 @@ pub(crate) struct Supervisor {
     unwritten: Vec<String>,
     /// When the last successor was told to begin.
     begun: Option<u64>,
+    /// Somebody waits for its first driver: without one it is not kept.
+    on_trial: bool,
+    /// What was logged for its drivers already.
+    said: BTreeSet<String>,
     /// Resets that were seen, beside those that the ledger counts.
     resets_seen: u64,
     /// Reports that were written.
@@ -261,6 +265,8 @@ impl Supervisor {
             report: None,
             unwritten: Vec::new(),
             begun: None,
+            on_trial: false,
+            said: BTreeSet::new(),
             resets_seen: 0,
             reported: 0,
         };
@@ -596,6 +602,12 @@ impl Supervisor {
             return;
         }
         tracing::error!(name = self.label(), "stopped: {text}");
+        if self.on_trial {
+            for client in std::mem::take(&mut self.waiting) {
+                Self::refuse(Some(client), Refusal::Failed, text.clone(), cx);
+            }
+            return self.finish(Then::Go(text), Cause::Unwanted, cx);
+        }
         self.finish(Then::Stop(text), Cause::Unwanted, cx);
     }
 

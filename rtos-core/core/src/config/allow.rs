@@ -94,7 +94,8 @@ impl Limits {
             in_flight: self.in_flight.map_or(0, u32::from),
             iops: self.iops.unwrap_or(0),
             bytes_per_second: self.bytes_per_second.map_or(0, ByteSize::bytes),
-            weight: self.weight,
+            // A driver's shares go up to 64.
+            weight: (self.weight / 16).clamp(1, 64),
         }
     }
 }

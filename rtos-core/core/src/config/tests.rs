@@ -192,7 +192,7 @@ fn every_key_is_read() {
         in_flight: 64,
         iops: 1000,
         bytes_per_second: 100 << 20,
-        weight: 200,
+        weight: 12,
     };
     assert_eq!(limits.for_driver(), told);
     assert_eq!(Limits::NONE.for_driver().in_flight, 0, "no limit");

@@ -15,6 +15,8 @@ use crate::driver::{Heard, Stage};
 
 /// The most targets of a device.
 const TARGETS: usize = 256;
+/// Lines that are remembered, so that successors need not repeat them.
+const SAID: usize = 64;
 /// The most characters of a text of a driver's that is logged or passed on.
 const TEXT: usize = 512;
 
@@ -131,6 +133,11 @@ impl Supervisor {
             return;
         }
         let (pid, text) = (process.pid(), shorten(text));
+        // What each of its processes says is told once.
+        let level = if self.said.contains(&text) { level.max(4) } else { level };
+        if level < 4 && self.said.len() < SAID {
+            self.said.insert(text.clone());
+        }
         match level {
             1 => tracing::error!(name, pid, "driver: {text}"),
             2 => tracing::warn!(name, pid, "driver: {text}"),
@@ -182,6 +189,7 @@ impl Supervisor {
         let Stage::Begun(how) = active.stage else { return };
         active.is_running(cx.now);
         self.up_since = Some(cx.now);
+        self.on_trial = false;
         self.stillborn = 0;
         self.watch.start(&memory.ledger, cx.now);
         let (_, ended, first) = memory.ledger.adoption();

@@ -232,7 +232,10 @@ impl Supervisor {
                 let text = self.why_not();
                 Self::refuse(Some(client), Refusal::Failed, text, cx);
             }
-            _ => self.waiting.push(client),
+            _ => {
+                self.waiting.push(client);
+                self.on_trial = true;
+            }
         }
     }
 

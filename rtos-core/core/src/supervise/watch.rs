@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use uniddrv_abi::ledger::Phase;
 
+use super::opening::ATTACH;
 use super::{State, Supervisor};
 use crate::attachment;
 use crate::context::{Context, monotonic};
@@ -190,9 +191,19 @@ impl Supervisor {
         if !active.is_up() {
             return;
         }
+        let phase = self.ledger.as_ref().map(|memory| memory.ledger.phase());
+        let runs = matches!(phase, Some(Ok(Phase::Running | Phase::Quiesced)));
         let overdue = self.attachments.values().find(|attachment| late(attachment.deadline));
         match overdue.map(|attachment| attachment.stage) {
             Some(attachment::Stage::Detaching) => active.kill(Cause::Holds(limit)),
+            // While it resets the device, it may have to wait for that.
+            Some(_) if !runs => {
+                for attachment in self.attachments.values_mut() {
+                    if attachment.stage == attachment::Stage::Attaching {
+                        attachment.deadline = Some(cx.now + ATTACH);
+                    }
+                }
+            }
             Some(_) => active.kill(Cause::Late("attach a client")),
             None => {}
         }
@@ -239,6 +250,11 @@ impl Supervisor {
             // It sleeps although something is to be done: not for long, or it is not honest.
             self.watch.next = waits.then(|| cx.now + SCAN);
         }
+    }
+
+    /// Whether a driver polls, as far as is known.
+    pub(crate) fn polls(&self) -> bool {
+        self.watch.next.is_some() && self.active.is_some()
     }
 
     /// Has the driver looked at, should it pretend to sleep: a client may be waiting for it.
