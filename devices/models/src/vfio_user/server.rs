@@ -37,6 +37,9 @@ const POLLS: u32 = 16;
 /// the second.
 const YIELD_AFTER: Duration = Duration::from_micros(100);
 const SLEEP_AFTER: Duration = Duration::from_millis(2);
+/// So often it has to have looked in vain before it sleeps: where others have the CPU in between,
+/// time alone says little.
+const SLEEP_AFTER_LOOKS: u32 = 64;
 /// The first and the longest sleep between two polls of an idle model. A doorbell is memory:
 /// it wakes nobody.
 const SLEEP_LEAST: Duration = Duration::from_micros(50);
@@ -193,19 +196,22 @@ impl Server {
         let mut last_work = connected;
         let mut last_look = connected;
         let mut sleep = SLEEP_LEAST;
+        let mut looks_in_vain = 0u32;
         while !stop.load(Ordering::Relaxed) {
             let mut worked = false;
             for _ in 0..POLLS {
                 worked |= model.poll(host);
             }
             let now = Instant::now();
+            looks_in_vain = looks_in_vain.saturating_add(1);
             if worked {
+                looks_in_vain = 0;
                 last_work = now;
                 sleep = SLEEP_LEAST;
             }
             let idle = now - last_work;
             let due = if worked { LOOK_BUSY } else { LOOK_IDLE };
-            let ready = if idle >= SLEEP_AFTER {
+            let ready = if idle >= SLEEP_AFTER && looks_in_vain >= SLEEP_AFTER_LOOKS {
                 let ready = self.wait(Some(session.as_fd()), sleep)?;
                 sleep = (sleep * 2).min(SLEEP_MOST);
                 ready
