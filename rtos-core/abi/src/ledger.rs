@@ -41,6 +41,7 @@ pub const LAST_WORDS: usize = 63 * 8;
 
 const PHASE: usize = 1;
 const HEARTBEAT: usize = 8;
+const ASKING: usize = 9;
 const ASLEEP: usize = 16;
 const BREADCRUMB: usize = 24;
 const SUSPECT: usize = 32;
@@ -159,6 +160,17 @@ impl<W: Words> Ledger<W> {
     #[inline]
     pub fn beat(&self) {
         self.add(HEARTBEAT, 1);
+    }
+
+    /// Whether the driver waits for an answer of the core about its device, which takes as long as
+    /// the device does: no heartbeat is expected then.
+    pub fn asking(&self) -> bool {
+        self.get(ASKING) != 0
+    }
+
+    /// Says whether the driver waits for an answer of the core.
+    pub fn set_asking(&self, asking: bool) {
+        self.set(ASKING, asking.into());
     }
 
     /// Beats so far.

@@ -42,9 +42,9 @@ impl Watch {
         }
     }
 
-    /// With the first look after a millisecond.
+    /// With the first look after ten milliseconds.
     pub(super) fn soon(options: &Options) -> Self {
-        let next = clock::ticks() + clock::to_ticks(Duration::from_millis(1));
+        let next = clock::ticks() + clock::to_ticks(Duration::from_millis(10));
         Self { next, ..Self::new(options) }
     }
 }

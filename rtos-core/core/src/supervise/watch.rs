@@ -20,6 +20,8 @@ const LOOKS: u32 = 3;
 const ADOPTION: u32 = 40;
 /// How often in a row a process may be excused for want of a CPU.
 const EXCUSES: u32 = 40;
+/// How long an answer about the device may take, which the driver itself waits for as long.
+const ANSWER: Duration = Duration::from_secs(35);
 /// How often a look is taken at whether requests end.
 const SCAN: Duration = Duration::from_secs(1);
 
@@ -32,6 +34,8 @@ pub(super) struct Watch {
     /// Looks without a beat in between.
     looks: u32,
     excuses: u32,
+    /// Looks at which it waited for an answer of ours.
+    questions: u32,
     /// CPU time that the process had had at the first of them, in nanoseconds.
     cpu: Option<u64>,
     /// When its heart was seen to beat last, in nanoseconds of the monotonic clock.
@@ -50,6 +54,7 @@ impl Watch {
             beats: 0,
             looks: 0,
             excuses: 0,
+            questions: 0,
             cpu: None,
             last_sign: 0,
             suspicious: false,
@@ -93,12 +98,18 @@ impl Watch {
 
     /// One more look. Whether the process `pid` hangs; `most` looks without a beat are allowed.
     fn look(&mut self, ledger: &DriverLedger, pid: i32, most: u32, interval: Duration) -> bool {
+        let patience = (ANSWER.as_nanos() / interval.as_nanos().max(1)) as u32;
         let beats = ledger.beats();
         if beats != self.beats {
             self.beats = beats;
-            (self.looks, self.excuses, self.cpu) = (0, 0, None);
+            (self.looks, self.excuses, self.questions, self.cpu) = (0, 0, 0, None);
             self.suspicious = false;
             self.last_sign = monotonic();
+            return false;
+        }
+        if ledger.asking() && self.questions < patience {
+            // It waits for our own answer, which takes as long as the device does.
+            self.questions += 1;
             return false;
         }
         self.looks += 1;

@@ -360,6 +360,8 @@ fn begin<D: BlockDriver>(
     // It was counted; a death before the first request of this process is none of its.
     ledger.set_breadcrumb(None);
     ledger.set_asleep(false);
+    ledger.set_asking(false);
+    held.tell_in(ledger.clone());
     let mut clients = Vec::with_capacity(attached.len());
     for Attached { client, queues } in attached {
         match table.attach(&client, queues) {

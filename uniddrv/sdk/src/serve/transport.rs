@@ -3,11 +3,12 @@
 
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use uniddrv_abi::message::{BarWindow, FromDevice, ToDevice};
 
+use super::DriverLedger;
 use crate::arena::Arena;
 use crate::control::Control;
 use crate::dma::PAGE;
@@ -32,6 +33,8 @@ pub struct Held {
     worker: Mutex<Worker>,
     windows: Vec<Mapped>,
     arena: Range<u64>,
+    /// Where it is said that an answer is waited for.
+    ledger: OnceLock<DriverLedger>,
 }
 
 /// The connection to the core's worker of this device.
@@ -74,11 +77,25 @@ impl Held {
             mapped.push(Mapped { bar, range: start..end, mapping: Arc::new(mapping) });
         }
         let worker = Worker { control: Control::new(device), broken: None, sizes: [None; 6] };
-        Ok(Self { worker: Mutex::new(worker), windows: mapped, arena })
+        let ledger = OnceLock::new();
+        Ok(Self { worker: Mutex::new(worker), windows: mapped, arena, ledger })
+    }
+
+    /// From now on, `ledger` says when an answer is waited for.
+    pub(super) fn tell_in(&self, ledger: DriverLedger) {
+        self.ledger.get_or_init(|| ledger);
     }
 
     fn ask(&self, question: &ToDevice) -> Result<FromDevice, TransportError> {
-        self.worker.lock().unwrap_or_else(PoisonError::into_inner).ask(question)
+        let ledger = self.ledger.get();
+        if let Some(ledger) = ledger {
+            ledger.set_asking(true);
+        }
+        let answer = self.worker.lock().unwrap_or_else(PoisonError::into_inner).ask(question);
+        if let Some(ledger) = ledger {
+            ledger.set_asking(false);
+        }
+        answer
     }
 
     /// Asks for what is answered by `Done`.
