@@ -24,6 +24,8 @@ const REPORT: Duration = Duration::from_secs(2);
 const ASK: Duration = Duration::from_millis(10);
 /// How long a hang takes to be found, at least; before, there is nothing to ask.
 const HANG: Duration = Duration::from_millis(100);
+/// How long a death may take to be noticed, a hang's too.
+const NOTICED: Duration = Duration::from_millis(300);
 /// A harmed driver completes nothing more so long after the core has answered.
 const SLACK: Duration = Duration::from_millis(1);
 /// How long the load may take to see what is there.
@@ -197,7 +199,8 @@ impl Tormentor<'_> {
         while self.sleep_until(next) {
             let Some((before, warm)) = self.wait_for_warm()? else { break };
             let kind = self.plan.weights.pick(&mut random);
-            let again = random.next().is_multiple_of(AGAIN).then(|| {
+            // One that hangs has no successor yet that could be harmed.
+            let again = (random.next().is_multiple_of(AGAIN) && kind != Kind::Hang).then(|| {
                 let delay = SECOND.mul_f64(random.next() as f64 / u64::MAX as f64);
                 (self.plan.weights.pick(&mut random), delay)
             });
@@ -290,7 +293,10 @@ impl Tormentor<'_> {
         if [Some(kind), second].contains(&Some(Kind::Hang)) {
             std::thread::sleep(HANG);
         }
-        let deaths = self.wait_for_recovery(kind, before, began, known)?;
+        let harms = 1 + usize::from(second.is_some());
+        let deaths = self.wait_for_recovery(kind, harms, before, began, known)?;
+        // Fewer deaths than harms: the second met a driver that was dying of the first.
+        let second = second.filter(|_| deaths.len() > 1);
         let seen = Instant::now() + SEEN;
         while self.watch.last() <= sent && Instant::now() < seen {
             std::thread::sleep(Duration::from_millis(1));
@@ -318,10 +324,12 @@ impl Tormentor<'_> {
         }
     }
 
-    /// Waits until another process drives the device. The reports on the deaths until then.
+    /// Waits until another process drives the device after so many harms. The reports on the
+    /// deaths until then.
     fn wait_for_recovery(
         &self,
         kind: Kind,
+        harms: usize,
         before: &DriverStatus,
         began: Instant,
         known: &mut HashSet<(u64, i32)>,
@@ -342,7 +350,9 @@ impl Tormentor<'_> {
             if runs && recovered {
                 let since = *running.get_or_insert_with(Instant::now);
                 let complete = last.is_some_and(|last| last.first_completion_ns > 0);
-                if complete || since.elapsed() > REPORT {
+                // A harm that was done may not have been noticed yet.
+                let all = deaths.len() >= harms || since.elapsed() > NOTICED;
+                if complete && all || since.elapsed() > REPORT {
                     known.extend(deaths.iter().map(|death| (death.time, death.pid)));
                     return Ok(deaths);
                 }

@@ -6,6 +6,7 @@ mod devices;
 mod fake;
 mod measure;
 mod names;
+mod real;
 mod support;
 mod torture;
 mod usage;
