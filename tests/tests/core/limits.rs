@@ -9,7 +9,9 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketType, connect, send, socket};
 use uniddrv::client::OpenOptions;
 use uniddrv::control::{Control, ControlError};
+use uniddrv::shared::SharedWords;
 use uniddrv_abi::message::{FromCore, Refusal, Rights, ToCore, VERSION, encode};
+use uniddrv_abi::queue;
 
 use crate::User;
 use crate::host::{Host, PATIENCE, Setup, status, until};
@@ -224,6 +226,54 @@ fn users_get_what_the_configuration_grants() {
     let text = client(&host, 9999, ["nvme:0/ns1", "read"]).unwrap();
     assert!(text.contains("may not open") && text.contains("sees \n"), "{text}");
     mine.once();
+    assert_eq!(status(&core).restarts, 0);
+}
+
+#[test]
+fn a_request_that_nobody_is_woken_for_ends_no_driver() {
+    let host = Setup::new("honest").device("timeout = \"100ms\"").start();
+    host.ready();
+    let core = host.connect();
+    let mut sly = control(&host);
+    ask(&mut sly, &hello());
+    let question = ToCore::Open {
+        name: "nvme:0/ns1".into(),
+        rights: Rights::Write,
+        queues: 1,
+        depth: 8,
+        arena: 1,
+    };
+    let (answer, fds) = sly.ask::<_, FromCore>(&question, PATIENCE).unwrap();
+    assert!(matches!(answer, FromCore::Opened { .. }), "{answer:?}");
+    until(|| status(&core).asleep.then_some(()));
+    let words = SharedWords::map(fds[1].as_fd(), 0).unwrap();
+    let mut ring = queue::Submitter::new(words, queue::submission(8), 0);
+    ring.push([1, 0, 0, 0]);
+    ring.publish();
+    // The core comes to look, as somebody holds the name and asks for something. Twice the
+    // timeout and a second later, a driver that does nothing would be killed.
+    for _ in 0..40 {
+        ask(&mut sly, &ToCore::List { prefix: String::new() });
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let now = status(&core);
+    assert_eq!((now.restarts, now.ios), (0, 1), "{now:?}");
+}
+
+#[test]
+fn memory_that_is_not_there_is_refused() {
+    let mut command = std::process::Command::new("/bin/sh");
+    let script = "ulimit -v 700000; exec \"$0\" \"$@\"";
+    command.arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_core_host"));
+    let host = Host::start(Setup::new("honest"), &mut command);
+    host.ready();
+    let core = host.connect();
+    let large = OpenOptions { arena: 640 << 20, ..OpenOptions::default() };
+    for _ in 0..3 {
+        let error = core.open("nvme:0/ns1", &large).err().unwrap().to_string();
+        assert!(error.contains("cannot make an arena"), "{error}");
+    }
+    User::new(core.open("nvme:0/ns1", &OpenOptions::default()).unwrap()).once();
     assert_eq!(status(&core).restarts, 0);
 }
 

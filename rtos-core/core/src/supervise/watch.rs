@@ -5,6 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use uniddrv_abi::ledger::Phase;
+use uniddrv_abi::message::ToDriver;
 
 use super::opening::ATTACH;
 use super::{State, Supervisor};
@@ -31,6 +32,8 @@ pub(super) struct Watch {
     /// When to look next; nothing while the driver sleeps.
     next: Option<Instant>,
     beats: u64,
+    /// The next look is the first one.
+    first: bool,
     /// Looks without a beat in between.
     looks: u32,
     excuses: u32,
@@ -52,6 +55,7 @@ impl Watch {
         Self {
             next: None,
             beats: 0,
+            first: true,
             looks: 0,
             excuses: 0,
             questions: 0,
@@ -110,6 +114,9 @@ impl Watch {
         if ledger.asking() && self.questions < patience {
             // It waits for our own answer, which takes as long as the device does.
             self.questions += 1;
+            return false;
+        }
+        if std::mem::take(&mut self.first) {
             return false;
         }
         self.looks += 1;
@@ -258,8 +265,13 @@ impl Supervisor {
             }
         }
         if asleep {
-            // It sleeps although something is to be done: not for long, or it is not honest.
+            // It sleeps although something is to be done: a client has not woken it, or it is not
+            // honest. Which, shows when it is woken.
             self.watch.next = waits.then(|| cx.now + SCAN);
+            if waits && let Some(active) = &mut self.active {
+                active.tell(&ToDriver::Wake, &[]);
+                ledger.call_attention();
+            }
         }
     }
 
