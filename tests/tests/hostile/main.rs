@@ -1,0 +1,12 @@
+//! A core with the real NVMe driver, among clients and drivers that mean harm. Whatever they do,
+//! the core lives, the driver goes on as the same process where it is a client's doing, and a
+//! client that behaves is not disturbed.
+
+#![forbid(unsafe_code)]
+
+mod bystander;
+mod host;
+mod messages;
+mod rings;
+mod scene;
+mod wire;
