@@ -171,7 +171,11 @@ impl Crowd {
         let roams = drivers
             .iter()
             .any(|driver| driver.address.parse().ok().as_ref() == address && driver.cpu.is_none());
-        let software = address.is_some_and(|address| address.socket().is_some());
+        // The core serves a model by a process of its own.
+        let software = matches!(
+            address,
+            Some(Address::Model(_) | Address::VfioUser(_) | Address::VhostUser(_))
+        );
         let others = usize::from(roams) + usize::from(software);
         Ok(Self { left: if left.is_empty() { allowed } else { left }, others })
     }
@@ -196,9 +200,8 @@ pub(crate) fn arena(count: usize, len: u64) -> u64 {
 pub(crate) fn transport(address: Option<&Address>) -> &'static str {
     match address {
         Some(Address::Pci(_)) => "vfio",
-        Some(Address::VfioUser(_)) => "vfio-user",
+        Some(Address::VfioUser(_) | Address::Model(_)) => "vfio-user",
         Some(Address::VhostUser(_)) => "vhost-user",
-        Some(Address::Model(_)) => "inline",
         None => "unknown",
     }
 }
