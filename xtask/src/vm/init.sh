@@ -68,6 +68,8 @@ done
 ip link set lo up
 hostname uniddrv-vm
 
-mkdir /root/run/uniddrv-vm
+mkdir -p /root/run/uniddrv-vm/trace
+mount -t 9p -o trans=virtio,version=9p2000.L,ro,cache=none trace /root/run/uniddrv-vm/trace ||
+    fail "mounting QEMU's trace failed"
 cp /bin/busybox /vm/session /vm/command /vm/settings /root/run/uniddrv-vm/
 exec switch_root /root /run/uniddrv-vm/busybox sh /run/uniddrv-vm/session

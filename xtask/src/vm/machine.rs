@@ -11,12 +11,17 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result};
 use rustix::fs::MemfdFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use tempfile::TempDir;
 
 use super::Options;
 use super::kernel::Kernel;
 
 /// Size of each namespace that keeps data: only what is written takes memory.
 const DATA_BYTES: u64 = 1 << 30;
+
+/// What QEMU writes down of its NVMe controllers: writes to Controller
+/// Configuration, where CC.EN is, and resets of the function.
+const TRACED: &[&str] = &["pci_nvme_mmio_cfg", "pci_nvme_pci_reset"];
 
 /// Size of the drive that keeps nothing.
 const NULL_BYTES: u64 = 64 << 30;
@@ -29,6 +34,8 @@ pub(crate) struct Machine {
     pub(crate) out: UnixStream,
     pub(crate) err: UnixStream,
     pub(crate) status: UnixStream,
+    /// What QEMU writes down, for the guest to read. Removed at the end.
+    _trace: TempDir,
 }
 
 impl Drop for Machine {
@@ -64,6 +71,7 @@ pub(crate) fn start(
     };
     let (out, err, status) = (port("out")?, port("err")?, port("status")?);
     devices(&mut line)?;
+    let trace = trace(&mut line)?;
     line.words.extend(options.qemu_arg.iter().cloned());
 
     // setpriv, and not a hook between fork and exec, asks for QEMU's death
@@ -79,7 +87,7 @@ pub(crate) fn start(
         .context("starting QEMU")?;
     // Our copies of QEMU's ends close here, so that a line ends with QEMU.
     drop(line);
-    Ok(Machine { qemu, console, out, err, status })
+    Ok(Machine { qemu, console, out, err, status, _trace: trace })
 }
 
 /// Processors, memory and the IOMMU, which must come before the devices that
@@ -128,6 +136,18 @@ fn share(line: &mut Line, tag: &str, folder: &Path, readonly: bool) {
         if readonly { ",readonly=on" } else { "" }
     ));
     line.pair("-virtfs", option);
+}
+
+/// Has QEMU write down what a driver does that tests are to see: the guest
+/// reads it in the file `nvme` of the share `trace`.
+fn trace(line: &mut Line) -> Result<TempDir> {
+    let folder = tempfile::tempdir().context("making a folder for QEMU's trace")?;
+    line.pair("-D", folder.path().join("nvme"));
+    for event in TRACED {
+        line.pair("-trace", event);
+    }
+    share(line, "trace", folder.path(), true);
+    Ok(folder)
 }
 
 /// The devices that tests and benchmarks are about, at fixed addresses.

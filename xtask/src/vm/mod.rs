@@ -5,7 +5,8 @@
 //! The guest sees the machine's own files read-only, with a layer of memory
 //! above that takes what it writes. Nothing is left behind on the disk: the
 //! first file system, the drives and the lines to QEMU are all anonymous
-//! memory and sockets, and QEMU dies with this process.
+//! memory and sockets, QEMU dies with this process, and its trace is in a
+//! folder that is removed.
 
 use std::env;
 use std::ffi::OsString;
@@ -49,6 +50,10 @@ Devices in the guest, the first five each in an IOMMU group of its own:
   0000:00:14.0  e1000e NIC
   0000:01:00.0  e1000e NIC without a cable, in one IOMMU group with
   0000:02:00.0  e1000e NIC without a cable
+
+What QEMU writes down of the NVMe controllers is in the guest's
+/run/uniddrv-vm/trace/nvme: a line for each write to Controller Configuration
+(pci_nvme_mmio_cfg) and each reset of the function (pci_nvme_pci_reset).
 
 The command runs as root in the current folder with the current environment
 and UNIDDRV_VM set; stdin is empty. Its exit status becomes this task's; 124 means that the
