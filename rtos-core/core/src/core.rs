@@ -8,6 +8,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
 use mio::{Poll, Waker};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 use uniddrv::Address;
 use uniddrv::process::set_fifo;
@@ -104,6 +105,7 @@ impl Core {
     pub fn new(config: Config, options: Options, told: OnMilestone) -> Result<Self, CoreError> {
         let socket = config.core.socket.clone();
         let lock = Lock::take(&socket)?;
+        raise_locked_memory();
         let (partition, shortfalls) =
             Partition::take(&options.root, &beside(&socket, "partition"), &Wants::of(&config));
         let partition = Arc::new(Mutex::new(partition));
@@ -203,6 +205,15 @@ fn make_folder(path: &Path) -> io::Result<()> {
             if metadata.is_dir() { Ok(()) } else { Err(error) }
         }
         other => other,
+    }
+}
+
+/// Raises the limit on locked memory as far as it may be: no driver process gets more than that.
+/// One without the privilege for it keeps what it has, which the partition has told.
+fn raise_locked_memory() {
+    let Rlimit { current, .. } = getrlimit(Resource::Memlock);
+    if let Err(error) = setrlimit(Resource::Memlock, Rlimit { current, maximum: None }) {
+        tracing::debug!("the limit on locked memory stays: {error}");
     }
 }
 
