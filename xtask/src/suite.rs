@@ -46,6 +46,9 @@ const VM_STEPS: &[Step] =
 const TESTS: &[&str] = &["test", "--workspace", "--no-fail-fast"];
 const VM_TESTS: &[&str] =
     &["test", "--package", "uniddrv-tests", "--package", "uniddrv-cli", "--test", "vm"];
+/// Programs that those run, beside what cargo builds for them.
+const VM_PROGRAMS: &[&str] =
+    &["build", "--package", "uniddrv-cli", "--package", "storage-poll", "--bins"];
 const WARNINGS_ARE_ERRORS: &[(&str, &str)] = &[("RUSTDOCFLAGS", "-Dwarnings")];
 const LINTS: &[&str] = &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
 /// Their target is not among `--all-targets`, since only the guest runs them.
@@ -145,6 +148,7 @@ fn fuzz_briefly(tally: &mut Tally) -> Result<()> {
 /// Runs tests with this program's `vm` as cargo's runner: a boot for each test
 /// program.
 fn guest_tests(arguments: &[&str], tally: &mut Tally) -> Result<()> {
+    cargo(VM_PROGRAMS, &[])?;
     let program = crate::program().context("finding this program")?;
     let program = program.to_str().context("this program's path is not UTF-8")?;
     let runner = serde_json::to_string(&[program, "vm", "--"])?;

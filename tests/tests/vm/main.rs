@@ -22,6 +22,7 @@ mod held;
 mod iommu;
 mod nvme;
 mod partition;
+mod served;
 mod vfio;
 
 /// The NVMe controller that keeps data.
