@@ -132,7 +132,7 @@ fn path(path: &Path) -> &str {
 /// The core's process. Killed at the end.
 struct Host {
     process: Child,
-    lines: Receiver<String>,
+    lines: Mutex<Receiver<String>>,
 }
 
 impl Host {
@@ -159,11 +159,11 @@ impl Host {
                 let _ = sender.send(line);
             }
         });
-        Self { process, lines }
+        Self { process, lines: Mutex::new(lines) }
     }
 
     fn ready(&self) -> String {
-        let line = self.lines.recv_timeout(PATIENCE).expect("the core gets ready");
+        let line = self.lines.lock().unwrap().recv_timeout(PATIENCE).expect("the core gets ready");
         line.strip_prefix("ready").unwrap().trim().to_owned()
     }
 }

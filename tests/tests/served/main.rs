@@ -2,5 +2,7 @@
 //! are processes of their own, and every byte is checked.
 
 mod ground;
+mod random;
+mod signals;
 mod steps;
 mod user;
