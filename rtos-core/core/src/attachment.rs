@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
 use rustix::net::{SendFlags, send};
 use uniddrv::Arena;
 use uniddrv::control;
@@ -18,7 +20,7 @@ use uniddrv_abi::message::{Client, Holder, Limits, Rights};
 use uniddrv_abi::queue;
 
 use crate::driver::Process;
-use crate::ids::ClientId;
+use crate::ids::{ClientId, Source};
 use crate::ledger::{DriverLedger, Totals};
 
 /// Why a queue was closed, as its client reads it there: its name was taken from it.
@@ -193,6 +195,27 @@ impl Attachment {
     pub(crate) fn attach_at(&self, process: &mut Process, new: bool) -> bool {
         let message = uniddrv_abi::message::ToDriver::Attach(self.message(new));
         process.tell(&message, &self.fds())
+    }
+
+    /// Has the event loop told whenever the client wakes the driver.
+    ///
+    /// # Errors
+    /// ENOMEM, ENOSPC.
+    pub(crate) fn watch(&self, registry: &Registry) -> io::Result<()> {
+        let token = Source::Wake(self.handle).token();
+        self.queues.iter().try_for_each(|queue| {
+            let fd = queue.drivers.as_raw_fd();
+            registry.register(&mut SourceFd(&fd), token, Interest::READABLE)
+        })
+    }
+
+    /// Takes back what [`watch`](Self::watch) did. Others have the same sockets, so closing them
+    /// is not enough.
+    pub(crate) fn unwatch(&self, registry: &Registry) {
+        for queue in &self.queues {
+            // One that was not watched is none the worse for it.
+            let _ = registry.deregister(&mut SourceFd(&queue.drivers.as_raw_fd()));
+        }
     }
 
     /// Who holds it.

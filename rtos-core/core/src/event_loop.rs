@@ -259,6 +259,13 @@ impl EventLoop {
                         self.with(device, |supervisor, cx| supervisor.listen(process, cx));
                     }
                 }
+                Source::Wake(handle) => {
+                    let mut all = self.supervisors.values_mut();
+                    let its = all.find(|one| one.attachments.contains_key(&handle));
+                    if let Some(supervisor) = its {
+                        supervisor.is_woken(self.now);
+                    }
+                }
                 Source::Mailbox => self.read_letters(),
                 Source::Signals => self.read_signals(),
                 Source::Listener => self.more_guests = true,

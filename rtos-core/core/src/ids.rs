@@ -31,6 +31,8 @@ pub(crate) enum Source {
     Control(DriverId),
     /// The end of a driver process.
     End(DriverId),
+    /// A client has woken the driver by a queue of what it has open under this handle.
+    Wake(u32),
 }
 
 impl Source {
@@ -38,23 +40,25 @@ impl Source {
     pub(crate) const fn token(self) -> Token {
         Token(match self {
             Self::Listener => 0,
-            Self::Mailbox => 4,
-            Self::Signals => 8,
-            Self::Client(client) => (client.0 as usize) << 2 | 1,
-            Self::Control(process) => (process.0 as usize) << 2 | 2,
-            Self::End(process) => (process.0 as usize) << 2 | 3,
+            Self::Mailbox => 8,
+            Self::Signals => 16,
+            Self::Client(client) => (client.0 as usize) << 3 | 1,
+            Self::Control(process) => (process.0 as usize) << 3 | 2,
+            Self::End(process) => (process.0 as usize) << 3 | 3,
+            Self::Wake(handle) => (handle as usize) << 3 | 4,
         })
     }
 
     /// From a token that [`token`](Self::token) made.
     pub(crate) const fn from_token(token: Token) -> Self {
-        let number = token.0 >> 2;
-        match (token.0 & 3, number) {
+        let number = token.0 >> 3;
+        match (token.0 & 7, number) {
             (0, 0) => Self::Listener,
             (0, 1) => Self::Mailbox,
             (0, _) => Self::Signals,
             (1, _) => Self::Client(ClientId(number as u32)),
             (2, _) => Self::Control(DriverId(number as u64)),
+            (4, _) => Self::Wake(number as u32),
             _ => Self::End(DriverId(number as u64)),
         }
     }
@@ -74,6 +78,8 @@ mod tests {
             Source::Client(ClientId(u32::MAX)),
             Source::Control(DriverId(0)),
             Source::End(DriverId(1 << 40)),
+            Source::Wake(1),
+            Source::Wake(u32::MAX),
         ] {
             assert_eq!(Source::from_token(source.token()), source);
         }

@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use uniddrv::client::{Death, DriverStatus, Harm};
 use uniddrv::serve::Step;
 
-use crate::ground::{DEVICE, Ground, Plan, is_alive, last_death, signal};
+use crate::ground::{DEVICE, Ground, Plan, is_alive, last_death, signal, until};
 use crate::user::User;
 
 struct Scene {
@@ -115,17 +115,23 @@ fn a_stopped_driver_is_found_and_replaced() {
 #[test]
 fn a_stopped_successor_is_found_and_replaced() {
     let mut scene = Scene::new();
-    let pid = scene.after(0).pid;
-    let waiting: Vec<i32> = scene.ground.drivers().into_iter().filter(|&one| one != pid).collect();
-    assert_eq!(waiting.len(), 1);
-    signal(waiting[0], Signal::STOP);
-    signal(pid, Signal::KILL);
-    let status = scene.after(2);
-    let causes: Vec<_> = status.deaths.iter().map(|death| death.cause.as_str()).collect();
-    assert_eq!(causes, ["killed by SIGKILL", "hung"]);
-    let recoveries: Vec<_> = status.deaths.iter().map(|death| death.recovery.as_str()).collect();
-    assert_eq!(recoveries, ["none", "adopted"]);
-    assert_eq!((status.adoptions, status.resets), (1, 0));
+    for (round, asleep) in [(1, false), (2, true)] {
+        let pid = scene.after(2 * round - 2).pid;
+        if asleep {
+            scene.user.drain();
+            until(|| scene.ground.status().asleep.then_some(()));
+        }
+        let mut waiting = scene.ground.drivers();
+        waiting.retain(|&one| one != pid);
+        assert_eq!(waiting.len(), 1);
+        signal(waiting[0], Signal::STOP);
+        signal(pid, Signal::KILL);
+        let status = scene.after(2 * round);
+        let [.., first, second] = status.deaths.as_slice() else { panic!("{status:?}") };
+        assert_eq!((first.cause.as_str(), first.recovery.as_str()), ("killed by SIGKILL", "none"));
+        assert_eq!((second.cause.as_str(), second.recovery.as_str()), ("hung", "adopted"));
+        assert_eq!((status.adoptions, status.resets), (round as u64, 0));
+    }
     scene.end();
 }
 
@@ -152,7 +158,7 @@ fn an_idle_driver_that_dies_is_replaced_before_anybody_asks() {
     let mut scene = Scene::new();
     scene.user.drain();
     for (deaths, number) in (1..).zip([Signal::KILL, Signal::SEGV, Signal::STOP]) {
-        let asleep = crate::ground::until(|| {
+        let asleep = until(|| {
             let status = scene.ground.status();
             (status.asleep && status.warm).then_some(status)
         });
@@ -161,7 +167,7 @@ fn an_idle_driver_that_dies_is_replaced_before_anybody_asks() {
             // Nobody can tell from a sleeper, until there is work.
             scene.user.work(32);
         }
-        crate::ground::until(|| {
+        until(|| {
             let status = scene.ground.status();
             (status.restarts == deaths && status.state == "running").then_some(())
         });

@@ -108,6 +108,14 @@ impl Supervisor {
         for &number in &attachment.numbers {
             memory.ledger.clear_queue(number);
         }
+        if let Err(error) = attachment.watch(cx.registry) {
+            let text = format!("cannot watch its queues: {error}");
+            if std::mem::take(&mut attachment.awaited) {
+                let message = FromCore::Refused { code: Refusal::Limit, text };
+                cx.effects.push(Effect::Answer(attachment.request.client, message));
+            }
+            return self.unmap(handle);
+        }
         attachment.stage = Stage::Attaching;
         attachment.deadline = None;
         if let Some(active) = &mut self.active {
@@ -254,6 +262,7 @@ impl Supervisor {
     /// Forgets an attachment. Unmapping its memory may take a while.
     fn forget(&mut self, handle: u32, cx: &mut Context<'_>) {
         if let Some(attachment) = self.attachments.remove(&handle) {
+            attachment.unwatch(cx.registry);
             self.numbers.give_back(&attachment.numbers);
             cx.shared.maker.run(move || drop(attachment));
         }

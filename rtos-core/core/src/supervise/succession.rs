@@ -184,6 +184,10 @@ impl Supervisor {
             return;
         };
         self.worker.activate(process.id);
+        if let Some(memory) = &self.ledger {
+            // Its predecessor may have slept; this one is to be watched from the start.
+            memory.ledger.set_asleep(false);
+        }
         if !process.tell(&ToDriver::Begin(how), &[]) {
             process.kill(Cause::Unwanted);
             self.ending.push(process);

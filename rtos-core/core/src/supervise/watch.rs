@@ -12,7 +12,7 @@ use super::{State, Supervisor};
 use crate::attachment;
 use crate::context::{Context, monotonic};
 use crate::death::Cause;
-use crate::driver::Stage;
+use crate::driver::{Process, Stage};
 use crate::ledger::DriverLedger;
 
 /// Looks without a beat in between, a quarter of the time allowed apart, that make a hang.
@@ -158,7 +158,7 @@ impl Supervisor {
     /// When there is something to look at; nothing while there is not.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let processes = self.active.iter().chain(&self.successor);
-        let running = self.active.as_ref().is_some_and(crate::driver::Process::is_up);
+        let running = self.active.as_ref().is_some_and(Process::is_up);
         let attachments = self.attachments.values().filter(|_| running);
         let spawn = self.spawn_after.filter(|_| {
             self.successor.is_none()
@@ -167,7 +167,7 @@ impl Supervisor {
                 && matches!(self.state, State::Serving)
         });
         let pending = self.pending.and_then(|pending| pending.not_before);
-        let waits = self.successor.as_ref().is_some_and(crate::driver::Process::is_ready);
+        let waits = self.successor.as_ref().is_some_and(Process::is_ready);
         processes
             .filter_map(|process| process.deadline)
             .chain(attachments.filter_map(|attachment| attachment.deadline))
@@ -229,7 +229,7 @@ impl Supervisor {
 
     /// A look at the driver that runs.
     fn watch(&mut self, cx: &mut Context<'_>) {
-        let interval = (self.config.hang / (LOOKS + 1)).max(Duration::from_millis(1));
+        let interval = self.look_interval();
         let (Some(active), Some(memory)) = (&mut self.active, &self.ledger) else {
             return self.watch.stop();
         };
@@ -244,6 +244,11 @@ impl Supervisor {
         let most = if active.stage == Stage::Up { LOOKS } else { ADOPTION };
         if beats && !asleep && self.watch.look(ledger, active.pid(), most, interval) {
             return active.kill(Cause::Hung);
+        }
+        if self.watch.suspicious && self.watch.looks == 1 {
+            // A client may have made noise that an honest driver does not hear.
+            active.tell(&ToDriver::Wake, &[]);
+            ledger.call_attention();
         }
         let up = active.is_up();
         if !asleep && self.watch.scan > cx.now {
@@ -286,11 +291,25 @@ impl Supervisor {
 
     /// Has the driver looked at, should it pretend to sleep: a client may be waiting for it.
     pub(crate) fn doubt(&mut self, now: Instant) {
-        if self.watch.next.is_none()
-            && self.active.as_ref().is_some_and(crate::driver::Process::is_up)
-        {
+        if self.watch.next.is_none() && self.active.as_ref().is_some_and(Process::is_up) {
             self.watch.next = Some(now);
         }
+    }
+
+    /// A client has woken the driver: should it sleep on, it hangs.
+    pub(crate) fn is_woken(&mut self, now: Instant) {
+        let Some(memory) = self.ledger.as_ref().filter(|memory| memory.ledger.asleep()) else {
+            return self.doubt(now);
+        };
+        if !self.watch.suspicious && self.active.as_ref().is_some_and(Process::is_up) {
+            self.watch.suspect(&memory.ledger, now);
+            self.watch.next = Some(now + self.look_interval());
+        }
+    }
+
+    /// The time between two looks.
+    fn look_interval(&self) -> Duration {
+        (self.config.hang / (LOOKS + 1)).max(Duration::from_millis(1))
     }
 
     /// The report on the last death tells when the first request was completed after it.
