@@ -169,7 +169,9 @@ fn histogram(heading: &str, stats: &Stats) -> String {
     let ends = [first.0 as f64, last.1 as f64];
     let x = Axis::log("time", ends.into_iter(), label);
     let most = bins.iter().map(|bin| bin.2).max().unwrap_or(1);
-    let y = Axis::linear("how many", most as f64, |count| format!("{count}"));
+    // Halves of a time there are none.
+    let whole = |count: f64| if count.fract() == 0.0 { format!("{count}") } else { String::new() };
+    let y = Axis::linear("how many", most as f64, whole);
     let columns: Vec<Column> = bins
         .iter()
         .map(|&(from, to, count)| Column {

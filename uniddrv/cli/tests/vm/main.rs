@@ -1,7 +1,9 @@
 //! `uniddrv bench --compare native` on QEMU's NVMe devices, with Linux's driver
-//! and fio. These tests run inside the virtual machine: `cargo xtask test` has
+//! and fio, and the command with a core that drives them. These tests run inside the virtual machine: `cargo xtask test` has
 //! cargo start this program there. On any other machine each of them says that
 //! it was skipped, since they write to drives.
+
+mod served;
 
 use std::env;
 use std::fs::{self, File};

@@ -119,7 +119,8 @@ pub(super) fn run(
         rights: Rights::Write,
         depth: served::ring(depth)?,
         arena: work.arena(depth),
-        yield_when_idle: crowd.left.len() < 1 + crowd.others,
+        // The core too has work to do while this program waits.
+        yield_when_idle: crowd.left.len() < 2 + crowd.others,
         ..OpenOptions::default()
     };
     let driver = served::driver(core, &service.name)?.name;
