@@ -1,8 +1,9 @@
 //! The core's own end, and its idleness.
 
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
-use std::process::Stdio;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use uniddrv::client::OpenOptions;
@@ -71,6 +72,33 @@ fn two_cores_do_not_share_a_socket() {
     assert!(text.contains("Running"), "{text}");
     let core = host.connect();
     User::new(core.open("nvme:0/ns1", &OpenOptions::default()).unwrap()).once();
+}
+
+#[test]
+fn it_needs_no_privileges() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: all tests here run without privileges");
+        return;
+    }
+    let setup = Setup::new("honest").device("restart = { deaths = 50, backoff = \"1ms..2ms\" }");
+    let folder = setup.folder.path();
+    // Where it is, others may not go.
+    let program = folder.join("core_host");
+    fs::copy(env!("CARGO_BIN_EXE_core_host"), &program).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    std::os::unix::fs::chown(folder, Some(7777), Some(7777)).unwrap();
+    let mut command = Command::new(program);
+    command.uid(7777).gid(7777).current_dir("/").env_clear();
+    let host = Host::start(setup, &mut command);
+    assert_eq!(host.ready(), "nvme:0 nvme:0/ns1 nvme:0/ns2");
+    let core = host.connect();
+    let mut user = User::new(core.open("nvme:0/ns1", &OpenOptions::default()).unwrap());
+    for _ in 0..3 {
+        user.once();
+        until(|| status(&core).warm.then_some(()));
+        core.kill("nvme:0", uniddrv::client::Harm::Kill).unwrap();
+        user.once();
+    }
 }
 
 /// Ticks of CPU time and voluntary context switches of all threads of a process.
