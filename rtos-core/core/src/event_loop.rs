@@ -4,7 +4,10 @@
 //! There is a timeout only while some driver is awake, something is to be tried again, or an
 //! answer is awaited.
 
-use std::collections::{BTreeMap, HashSet};
+mod effects;
+mod guests;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::mpsc::Receiver;
@@ -16,26 +19,19 @@ use mio::{Events, Interest, Poll};
 use uniddrv::Address;
 use uniddrv::device::Identity;
 use uniddrv::sysfs::{PciFunction, Sysfs};
-use uniddrv_abi::message::{FromCore, Refusal};
 
-use crate::clients::{Clients, borrowed};
+use crate::clients::Clients;
 use crate::config::DeviceConfig;
-use crate::connection::Said;
 use crate::context::{Context, Effect, Event, Processes, Shared};
 use crate::core::{Milestone, OnMilestone};
 use crate::device::{self, Assignments, DeviceId};
-use crate::ids::{ClientId, Source};
+use crate::ids::Source;
 use crate::names::Names;
 use crate::placement::Placement;
-use crate::requests::Reply;
 use crate::signals::Signals;
-use crate::socket::{Listener, SocketError};
+use crate::socket::Listener;
 use crate::supervise::Supervisor;
 
-/// Messages of one client that are read in one turn.
-const TURN: usize = 16;
-/// Clients that are let in in one turn.
-const GUESTS: usize = 64;
 /// File descriptors that are kept for a device and its drivers.
 const FILES_OF_DEVICE: usize = 32;
 /// How long the end of all drivers and devices may take.
@@ -383,176 +379,6 @@ impl EventLoop {
                     supervisor.remove(None, "the core ends", cx);
                 }
             });
-        }
-    }
-
-    /// Lets clients in that wait outside.
-    fn let_in(&mut self) {
-        for _ in 0..GUESTS {
-            if !self.more_guests {
-                return;
-            }
-            match self.listener.accept() {
-                Ok(Some((socket, peer))) => {
-                    let rules = self.shared.config.rules(&peer);
-                    let used = self.files_used() + self.clients.len();
-                    let registry = self.poll.registry();
-                    self.clients.admit(socket, peer, rules, used, registry, self.now);
-                }
-                Ok(None) => self.more_guests = false,
-                Err(error @ SocketError::Full) => tracing::warn!("{error}"),
-                Err(error) => {
-                    tracing::warn!("{error}");
-                    self.more_guests = false;
-                }
-            }
-        }
-    }
-
-    /// Reads what a client says, and answers.
-    fn listen(&mut self, client: ClientId) {
-        for _ in 0..TURN {
-            let Some(connection) = self.clients.get_mut(client) else { return };
-            if connection.waits {
-                return;
-            }
-            let message = match connection.listen(self.now) {
-                Said::Nothing => {
-                    // Perhaps there is more, and it is only not listened to.
-                    connection.unread = connection.is_quiet();
-                    return;
-                }
-                Said::Message(message) => message,
-                Said::Ended => return self.let_out(client),
-                Said::Wrong(text) => {
-                    tracing::warn!(%client, pid = connection.peer.process, "closing: {text}");
-                    connection.refuse(Refusal::Protocol, text);
-                    return self.let_out(client);
-                }
-            };
-            connection.waits = true;
-            let devices: HashSet<DeviceId> = connection.handles.values().copied().collect();
-            for device in devices {
-                // Perhaps it asks since its driver only pretends to sleep.
-                let now = self.now;
-                self.with(device, |supervisor, _| supervisor.doubt(now));
-            }
-            match self.request(client, message) {
-                Reply::Now(message) => self.answer(client, &message),
-                Reply::Later => self.settle_effects(),
-                Reply::End(code, text) => {
-                    if let Some(connection) = self.clients.get(client) {
-                        tracing::warn!(%client, pid = connection.peer.process, "closing: {text}");
-                        connection.refuse(code, text);
-                    }
-                    return self.let_out(client);
-                }
-            }
-        }
-    }
-
-    fn answer(&mut self, client: ClientId, message: &FromCore) {
-        let Some(connection) = self.clients.get_mut(client) else { return };
-        connection.waits = false;
-        if !connection.tell(message, &[]) {
-            self.let_out(client);
-        }
-    }
-
-    /// A client is gone, or is sent away.
-    fn let_out(&mut self, client: ClientId) {
-        let Some(connection) = self.clients.remove(client) else { return };
-        tracing::debug!(%client, program = connection.program, "a client is gone");
-        let all: Vec<DeviceId> = self.supervisors.keys().copied().collect();
-        for device in all {
-            self.with(device, |supervisor, cx| supervisor.client_gone(client, cx));
-        }
-        // Its arena may take a while to unmap.
-        self.shared.maker.run(move || drop(connection));
-    }
-
-    /// Does what supervisors want done.
-    fn settle_effects(&mut self) {
-        while !self.effects.is_empty() {
-            for effect in std::mem::take(&mut self.effects) {
-                self.settle(effect);
-            }
-        }
-    }
-
-    fn settle(&mut self, effect: Effect) {
-        match effect {
-            Effect::Answer(client, message) => self.answer(client, &message),
-            Effect::Opened { client, message, arena, memories, ends } => {
-                self.hand_out(client, &message, &arena, &memories, &ends);
-            }
-            Effect::Arena(client, arena) => {
-                if let Some(connection) = self.clients.get_mut(client) {
-                    connection.arena = Some(arena);
-                }
-            }
-            Effect::Taken { client, handle, text, hostile } => {
-                let Some(connection) = self.clients.get_mut(client) else { return };
-                connection.handles.remove(&handle);
-                let told = connection.tell(&FromCore::Closed { handle, text }, &[]);
-                if hostile || !told {
-                    self.let_out(client);
-                }
-            }
-            Effect::Names(device) => {
-                if self.supervisors.get(&device).is_some_and(|one| one.name.is_none()) {
-                    self.claim_name(device);
-                }
-                if let Some(supervisor) = self.supervisors.get(&device) {
-                    self.names.set_targets(device, &supervisor.targets);
-                }
-            }
-            Effect::Settled => self.look_whether_ready(),
-            Effect::Gone(device) => {
-                if let Some(supervisor) = self.supervisors.remove(&device) {
-                    self.assignments.revoke(&supervisor.address);
-                    // Its worker's thread has ended, or ends with it.
-                    self.shared.maker.run(move || drop(supervisor));
-                }
-                self.names.remove(device);
-                for connection in self.clients.iter_mut() {
-                    connection.snapshots.remove(&device);
-                    connection.handles.retain(|_, owner| *owner != device);
-                }
-            }
-        }
-    }
-
-    fn hand_out(
-        &mut self,
-        client: ClientId,
-        message: &FromCore,
-        arena: &uniddrv::Arena,
-        memories: &[std::sync::Arc<std::os::fd::OwnedFd>],
-        ends: &[std::os::fd::OwnedFd],
-    ) {
-        let FromCore::Opened { handle, .. } = message else { return };
-        let owner = |one: &&Supervisor| one.attachments.contains_key(handle);
-        let device = self.supervisors.values().find(owner).map(|one| one.id);
-        let (Some(connection), Some(device)) = (self.clients.get_mut(client), device) else {
-            return;
-        };
-        let mut fds = vec![arena.fd()];
-        for (memory, end) in memories.iter().zip(borrowed(ends)) {
-            fds.extend([memory.as_fd(), end]);
-        }
-        connection.waits = false;
-        connection.handles.insert(*handle, device);
-        if !connection.tell(message, &fds) {
-            self.let_out(client);
-        }
-    }
-
-    fn look_whether_ready(&mut self) {
-        if !self.ready && self.supervisors.values().all(Supervisor::is_settled) {
-            self.ready = true;
-            let names: Vec<_> = self.supervisors.values().flat_map(Supervisor::names).collect();
-            (self.told)(Milestone::Ready(&names));
         }
     }
 

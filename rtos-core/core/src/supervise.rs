@@ -10,53 +10,47 @@
 //! | `hearing` | what driver processes say |
 //! | `watch` | heartbeats, progress and deadlines |
 //! | `opening` | clients' names: opening, closing, revoking |
+//! | `spawning` | processes, until they wait to take over |
+//! | `reports` | what is told of deaths |
+//! | `ending` | drivers, clients and device let go, in that order |
 //! | `orders` | restart, upgrade, kill, remove, stop |
 //! | `holding` | what the worker of the device says |
 //! | `status` | what is told of it all |
 
+mod ending;
 mod hearing;
 mod holding;
 mod opening;
 mod orders;
+mod reports;
+mod spawning;
 mod status;
 mod succession;
 mod watch;
 
 use std::collections::{BTreeSet, VecDeque};
-use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, getrlimit};
 use uniddrv::Address;
-use uniddrv::control;
-use uniddrv::serve::{CONTROL, DEVICE, FIRST_WINDOW};
-use uniddrv_abi::ledger::QUEUES;
-use uniddrv_abi::message::{
-    Beginning, Death, FromCore, Refusal, Settings, Target, ToDriver, VERSION,
-};
+use uniddrv_abi::message::{Beginning, Death, FromCore, Refusal, Target};
 
 use crate::attachment::{Attachments, Numbers};
-use crate::config::{DeviceConfig, DriverChoice, DriverName, Idle, Name};
+use crate::config::{DeviceConfig, DriverChoice, DriverName, Name};
 use crate::context::{Context, Effect, Event};
-use crate::death::{Cause, KEPT, Report};
+use crate::death::{Cause, Report};
 use crate::device::{DeviceId, DriverId, Opened, Worker};
-use crate::driver::{Process, Spawned};
+use crate::driver::Process;
 use crate::ids::ClientId;
 use crate::ledger::{LedgerMemory, Totals};
 use crate::program::Program;
-use crate::sandbox::{Confinement, Scheduling, Window};
 use watch::Watch;
 
 pub(crate) use status::Snapshot;
 
-/// How long a driver process may take to map what it is given.
-const READY: Duration = Duration::from_secs(10);
 /// How long a device may take to come up, beside what its commands may take.
 const BRING_UP: Duration = Duration::from_secs(150);
-/// How long a driver process may take to shut its device down and end.
-const SHUT_DOWN: Duration = Duration::from_secs(10);
 /// How long a hand-over may take that somebody asked for.
 const HAND_OVER: Duration = Duration::from_mins(1);
 /// A driver that ran for so long did not fail for what its predecessors died of.
@@ -134,18 +128,6 @@ struct Upgrade {
 struct Spawning {
     process: DriverId,
     unwanted: bool,
-}
-
-/// Memory that a driver process may lock beside its arena, in bytes.
-const OWN_MEMORY: u64 = 64 << 20;
-
-/// File descriptors of a driver process: a socket for each queue, as many again on their way,
-/// and its own.
-const FILES: u32 = 2 * QUEUES as u32 + 64;
-
-/// As much of `wanted` as a process of this one's may lock.
-fn lockable(wanted: u64) -> u64 {
-    getrlimit(Resource::Memlock).maximum.map_or(wanted, |most| most.min(wanted))
 }
 
 /// A device and its drivers.
@@ -339,21 +321,9 @@ impl Supervisor {
         }
     }
 
-    fn settings(&self) -> Settings {
-        let (sleep, spin) = match self.config.idle {
-            Idle::Sleep { spin } => (true, spin),
-            Idle::Poll => (false, Duration::ZERO),
-        };
-        Settings {
-            depth: self.config.depth.get().into(),
-            timeout_ms: u64::try_from(self.config.timeout.as_millis()).unwrap_or(u64::MAX),
-            sleep,
-            spin_us: u64::try_from(spin.as_micros()).unwrap_or(u64::MAX),
-        }
-    }
-
     /// Does whatever leads from what there is to what is wanted.
     pub(crate) fn advance(&mut self, cx: &mut Context<'_>) {
+        self.write_reports(cx);
         match &self.state {
             State::Opening => self.begin_serving(cx),
             State::Serving => self.serve(cx),
@@ -414,264 +384,12 @@ impl Supervisor {
             self.spawn(cx);
         }
         self.quiesce(cx);
-        self.write_reports(cx);
-    }
-
-    /// Writes reports on deaths to files. Without them the log has it all.
-    fn write_reports(&mut self, cx: &Context<'_>) {
-        if self.unwritten.is_empty() {
-            return;
-        }
-        let texts = std::mem::take(&mut self.unwritten);
-        let (folder, label) = (cx.shared.reports.clone(), self.label());
-        let first = self.reported;
-        self.reported += texts.len() as u64;
-        cx.shared.maker.run(move || {
-            for (number, text) in (first..).zip(texts) {
-                // As many are kept as in memory: a number is used again.
-                let number = number % KEPT as u64;
-                let name: String =
-                    label.chars().map(|c| if c == '/' || c == ':' { '-' } else { c }).collect();
-                let path = folder.join(format!("{name}-{number}"));
-                if let Err(error) = std::fs::write(&path, text) {
-                    tracing::warn!("cannot write {}: {error}", path.display());
-                }
-            }
-        });
-    }
-
-    /// Has a process spawned.
-    fn spawn(&mut self, cx: &mut Context<'_>) {
-        self.spawn_after = None;
-        let planned = self.hand_over.as_ref().map(|hand_over| &hand_over.program);
-        let (Some(program), Some(held)) = (planned.or(self.program.as_ref()), &self.held) else {
-            return;
-        };
-        let program = program.clone();
-        let mut windows = Vec::new();
-        let mut files = Vec::new();
-        for (number, (window, file)) in (FIRST_WINDOW..).zip(&held.windows) {
-            windows.push(Window { number, offset: window.offset, len: window.len });
-            match file.try_clone() {
-                Ok(file) => files.push((file, number)),
-                Err(error) => return self.not_spawned(&format!("a window: {error}"), cx),
-            }
-        }
-        let confinement = Confinement {
-            files: FILES,
-            locked: lockable(self.config.memory.bytes().saturating_add(OWN_MEMORY)),
-            scheduling: self
-                .config
-                .realtime
-                .map_or(Scheduling::Ordinary, |priority| Scheduling::Fifo(priority.get())),
-            windows,
-            partial: !cx.shared.config.core.require_sandbox,
-            ..Confinement::default()
-        };
-        let process = cx.processes.add(self.id);
-        self.spawning = Some(Spawning { process, unwanted: false });
-        let (mailbox, spawner, device) =
-            (cx.shared.mailbox.clone(), cx.shared.spawner.clone(), self.id);
-        let (partition, cpu) = (cx.shared.partition.clone(), self.config.cpu);
-        cx.shared.midwife.run(move || {
-            let spawn = || {
-                let pair = || control::pair().map_err(|error| format!("socketpair: {error}"));
-                let (control, theirs) = pair()?;
-                let (worker, device) = pair()?;
-                let mut inherited = vec![(theirs.as_fd(), CONTROL), (device.as_fd(), DEVICE)];
-                inherited.extend(files.iter().map(|(file, number)| (file.as_fd(), *number)));
-                let child = spawner
-                    .spawn(&program, &[], &confinement, &inherited)
-                    .map_err(|error| error.to_string())?;
-                if let Some(cpu) = cpu {
-                    let number = child.pid().as_raw_nonzero().get().unsigned_abs();
-                    let mut partition = partition.lock().unwrap_or_else(PoisonError::into_inner);
-                    partition
-                        .place(number, cpu)
-                        .map_err(|error| format!("put it on CPU {cpu}: {error}"))?;
-                }
-                Ok(Spawned { child, control, device: worker, program })
-            };
-            mailbox.post(Event::Spawned { device, process, result: spawn() });
-        });
-    }
-
-    /// A process was spawned, or could not be.
-    pub(crate) fn spawned(
-        &mut self,
-        id: DriverId,
-        result: Result<Spawned, String>,
-        cx: &mut Context<'_>,
-    ) {
-        let Some(spawning) = self.spawning.take_if(|spawning| spawning.process == id) else {
-            return cx.processes.remove(id);
-        };
-        let spawned = match result {
-            Ok(spawned) => spawned,
-            Err(text) => {
-                cx.processes.remove(id);
-                if !spawning.unwanted {
-                    self.not_spawned(&text, cx);
-                }
-                return self.advance(cx);
-            }
-        };
-        for missing in spawned.child.missing() {
-            tracing::warn!(name = self.label(), "a layer of the sandbox is missing: {missing}");
-        }
-        let Spawned { child, control, device, program } = spawned;
-        match Process::new(id, child, control, program, cx.registry, cx.now) {
-            Ok(mut process) => {
-                if spawning.unwanted || !matches!(self.state, State::Serving) {
-                    process.kill(Cause::Unwanted);
-                    self.ending.push(process);
-                } else {
-                    self.worker.serve(id, device);
-                    self.prepare(&mut process, cx);
-                    self.successor = Some(process);
-                }
-            }
-            Err((error, child)) => {
-                cx.processes.remove(id);
-                cx.shared.maker.run(move || drop(child));
-                self.not_spawned(&format!("watch over it: {error}"), cx);
-            }
-        }
-        self.advance(cx);
-    }
-
-    /// Gives a process what it is to serve with.
-    fn prepare(&mut self, process: &mut Process, cx: &Context<'_>) {
-        let (Some(held), Some(ledger)) = (&self.held, &self.ledger) else { return };
-        process.deadline = Some(cx.now + READY);
-        let prepare = ToDriver::Prepare {
-            version: VERSION,
-            address: self.address.to_string(),
-            arena_iova: held.arena_iova,
-            arena_len: held.arena.len() as u64,
-            windows: held.windows.iter().map(|(window, _)| *window).collect(),
-            settings: self.settings(),
-        };
-        process.tell(&prepare, &[ledger.file(), held.arena.fd()]);
-        for attachment in self.attachments.values().filter(|one| one.is_attached()) {
-            attachment.attach_at(process, false);
-        }
-    }
-
-    /// There is no process: another try, later each time.
-    fn not_spawned(&mut self, text: &str, cx: &mut Context<'_>) {
-        self.stillborn += 1;
-        tracing::error!(name = self.label(), tries = self.stillborn, "no driver process: {text}");
-        if self.fail_hand_over(text, cx) {
-            self.stillborn = 0;
-        }
-        self.spawn_after = Some(cx.now + self.back_off(self.stillborn));
-    }
-
-    /// How long to wait after the `count`th failure in a row.
-    fn back_off(&self, count: u32) -> Duration {
-        let restart = &self.config.restart;
-        let doubled = 2_u32.saturating_pow(count.saturating_sub(2));
-        if count < 2 {
-            Duration::ZERO
-        } else {
-            restart.backoff.saturating_mul(doubled).min(restart.longest)
-        }
     }
 
     /// Which of its processes has this number.
     fn process(&mut self, id: DriverId) -> Option<&mut Process> {
         let ending = self.ending.iter_mut();
         self.active.iter_mut().chain(self.successor.iter_mut()).chain(ending).find(|p| p.id == id)
-    }
-
-    /// Kills the process that waits.
-    fn discard_successor(&mut self) {
-        if let Some(mut process) = self.successor.take() {
-            process.kill(Cause::Unwanted);
-            self.ending.push(process);
-        }
-        if let Some(spawning) = &mut self.spawning {
-            spawning.unwanted = true;
-        }
-    }
-
-    /// Drivers and clients have to end: the device then stays without a driver.
-    pub(crate) fn stop(&mut self, text: String, cx: &mut Context<'_>) {
-        if matches!(self.state, State::Ending { .. } | State::Stopped(_) | State::Gone) {
-            return;
-        }
-        tracing::error!(name = self.label(), "stopped: {text}");
-        if self.on_trial {
-            for client in std::mem::take(&mut self.waiting) {
-                Self::refuse(Some(client), Refusal::Failed, text.clone(), cx);
-            }
-            return self.finish(Then::Go(text), Cause::Unwanted, cx);
-        }
-        self.finish(Then::Stop(text), Cause::Unwanted, cx);
-    }
-
-    /// Ends drivers and clients. `cause`: of the driver that runs; where it is `None` that is
-    /// asked to shut the device down.
-    fn finish(&mut self, then: Then, cause: Cause, cx: &mut Context<'_>) {
-        let (Then::Stop(text) | Then::Go(text)) = &then;
-        let text = text.clone();
-        tracing::info!(name = self.label(), "ending drivers and clients: {text}");
-        self.hand_over_ends(&text, cx);
-        if matches!(then, Then::Stop(_)) {
-            for client in std::mem::take(&mut self.waiting) {
-                Self::refuse(Some(client), Refusal::Failed, text.clone(), cx);
-            }
-        }
-        let handles: Vec<u32> = self.attachments.keys().copied().collect();
-        for handle in handles {
-            self.take_away(handle, &text, false, cx);
-        }
-        self.pending = None;
-        self.targets.clear();
-        cx.effects.push(Effect::Names(self.id));
-        self.discard_successor();
-        if let Some(active) = &mut self.active {
-            let asked =
-                cause == Cause::Unwanted && active.is_up() && active.tell(&ToDriver::Stop, &[]);
-            if asked {
-                active.deadline = Some(cx.now + SHUT_DOWN);
-            } else {
-                active.kill(cause);
-            }
-        }
-        self.call_attention();
-        self.state = State::Ending { then, step: Step::Processes };
-        self.end(cx);
-    }
-
-    /// The next step of an ending.
-    fn end(&mut self, cx: &mut Context<'_>) {
-        let State::Ending { then, step } = &mut self.state else { return };
-        let processes = self.active.is_some()
-            || self.successor.is_some()
-            || self.spawning.is_some()
-            || !self.ending.is_empty();
-        if *step == Step::Processes && !processes {
-            *step = Step::Fencing;
-            self.worker.fence();
-        }
-        if *step == Step::Unmapping && self.attachments.is_empty() {
-            match then {
-                Then::Stop(text) => {
-                    self.state = State::Stopped(std::mem::take(text));
-                    cx.effects.push(Effect::Settled);
-                    if !self.waiting.is_empty() {
-                        self.start_again(cx);
-                        self.advance(cx);
-                    }
-                }
-                Then::Go(_) => {
-                    *step = Step::Closing;
-                    self.worker.close();
-                }
-            }
-        }
     }
 
     /// Has the driver that runs look at its control socket.
