@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod core;
 mod demo;
 mod fuzz;
 mod measured;

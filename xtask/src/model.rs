@@ -1,17 +1,14 @@
 //! A software NVMe controller in a process of its own, for as long as a task needs it.
 
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::thread::{CpuSet, sched_getaffinity};
 use tempfile::TempDir;
 
-use crate::run::Running;
+use crate::run::{self, Running};
 use crate::uniddrv::{Uniddrv, announce};
 
 /// How long the process may take until it listens.
@@ -57,29 +54,9 @@ impl Model {
         announce(&command)?;
         // Ctrl-C on the terminal is for this task and for the driver; the model goes last.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let mut model = Self { process: Running::start(&mut command)?, folder };
-        let stdout = model.process.stdout().context("the model has no stdout")?;
-        // It says a word once it listens.
-        let (word, listens) = mpsc::channel();
-        thread::spawn(move || {
-            let mut line = String::new();
-            // Nobody waits for the word any more, or none came: both show below.
-            if let Ok(1..) = BufReader::new(stdout).read_line(&mut line) {
-                let _ = word.send(());
-            }
-        });
-        let started = Instant::now();
-        loop {
-            uniddrv.stop().check()?;
-            match listens.recv_timeout(Duration::from_millis(50)) {
-                Ok(()) => return Ok(model),
-                Err(RecvTimeoutError::Disconnected) => bail!("the model ended before it listened"),
-                Err(RecvTimeoutError::Timeout) if started.elapsed() > PATIENCE => {
-                    bail!("the model does not listen after {} s", PATIENCE.as_secs());
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-        }
+        let mut process = Running::start(&mut command)?;
+        run::wait_for_word(&mut process, uniddrv.stop(), PATIENCE).context("starting the model")?;
+        Ok(Self { process, folder })
     }
 
     /// The address that a driver reaches it by.

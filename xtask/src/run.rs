@@ -1,9 +1,10 @@
 //! The programs that a task runs: waited for, and ended when the task ends.
 
-use std::io::Read;
+use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -116,6 +117,34 @@ impl Drop for Running {
     }
 }
 
+/// Waits for the first line that a program prints on its stdout, a pipe: it is ready then.
+pub(crate) fn wait_for_word(running: &mut Running, stop: &Stop, patience: Duration) -> Result<()> {
+    let stdout = running.stdout().context("the program has no stdout")?;
+    let (word, heard) = mpsc::channel();
+    thread::spawn(move || {
+        let mut stdout = BufReader::new(stdout);
+        let mut line = String::new();
+        // Nobody waits for the word any more, or none came: both show below.
+        if let Ok(1..) = stdout.read_line(&mut line) {
+            let _ = word.send(());
+        }
+        // What else it prints has to go somewhere.
+        let _ = io::copy(&mut stdout, &mut io::sink());
+    });
+    let started = Instant::now();
+    loop {
+        stop.check()?;
+        match heard.recv_timeout(GLANCE) {
+            Ok(()) => return Ok(()),
+            Err(RecvTimeoutError::Disconnected) => bail!("it ended before it was ready"),
+            Err(RecvTimeoutError::Timeout) if started.elapsed() > patience => {
+                bail!("it is not ready after {} s", patience.as_secs());
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
 /// Runs `command` to its end, `glance` being called now and then with its process id.
 ///
 /// When the task is to stop, so is the command, and that is an error.
@@ -199,6 +228,22 @@ mod tests {
         assert_eq!(ended.unwrap_err().to_string(), "interrupted");
         assert!(glances >= 1);
         assert!(to_end(&mut Command::new("true"), &stop, |_| {}).is_err());
+    }
+
+    #[test]
+    fn a_word_is_waited_for() {
+        let script = |text: &str| {
+            let mut command = Command::new("sh");
+            Running::start(command.args(["-c", text]).stdout(Stdio::piped())).unwrap()
+        };
+        let wait = |text: &str, patience| {
+            wait_for_word(&mut script(text), &stop(false), patience).map_err(|e| e.to_string())
+        };
+        let long = Duration::from_mins(1);
+        assert_eq!(wait("echo ready; exec sleep 60", long), Ok(()));
+        assert_eq!(wait("true", long), Err("it ended before it was ready".into()));
+        assert_eq!(wait("exec sleep 60", Duration::ZERO), Err("it is not ready after 0 s".into()));
+        assert!(wait_for_word(&mut script("exec sleep 60"), &stop(true), long).is_err());
     }
 
     #[test]

@@ -36,6 +36,7 @@ const STEPS: &[Step] = &[
     Step { heading: "Lints", run: |_| cargo(LINTS, &[]) },
     Step { heading: "Lints of the virtual machine's tests", run: |_| cargo(VM_LINTS, &[]) },
     Step { heading: "Documentation", run: |_| cargo(DOCUMENTATION, WARNINGS_ARE_ERRORS) },
+    Step { heading: "Programs", run: |_| cargo(PROGRAMS, &[]) },
     Step { heading: "Tests", run: |tally| cargo_tests(TESTS, tally) },
     Step { heading: "Fuzzing", run: fuzz_briefly },
 ];
@@ -43,6 +44,8 @@ const STEPS: &[Step] = &[
 const VM_STEPS: &[Step] =
     &[Step { heading: "Tests in the virtual machine", run: |tally| guest_tests(VM_TESTS, tally) }];
 
+/// Those that tests start, of whichever crate: cargo builds a crate's own for its tests only.
+const PROGRAMS: &[&str] = &["build", "--workspace", "--bins"];
 const TESTS: &[&str] = &["test", "--workspace", "--no-fail-fast"];
 const VM_TESTS: &[&str] =
     &["test", "--package", "uniddrv-tests", "--package", "uniddrv-cli", "--test", "vm"];

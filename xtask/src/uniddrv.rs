@@ -19,13 +19,16 @@ pub(crate) struct Uniddrv {
 }
 
 impl Uniddrv {
-    /// Builds it, with cargo's progress on stderr.
+    /// Builds it and the drivers' programs beside it, with cargo's progress on stderr.
     pub(crate) fn build(stop: &Stop) -> Result<Self> {
         let mut cargo = cargo_command(&[
             "build",
             "--release",
             "--package",
             "uniddrv-cli",
+            "--package",
+            "storage-poll",
+            "--bins",
             "--message-format",
             "json-render-diagnostics",
         ]);
@@ -49,7 +52,11 @@ impl Uniddrv {
 
     /// Says what is run, runs it with its output on ours, and wants it to succeed.
     pub(crate) fn show(&self, arguments: &[impl AsRef<OsStr>]) -> Result<()> {
-        let mut command = self.command(arguments);
+        self.show_command(self.command(arguments))
+    }
+
+    /// The same for a command that was made before.
+    pub(crate) fn show_command(&self, mut command: Command) -> Result<()> {
         let line = announce(&command)?;
         succeeded(&line, run::to_end(&mut command, &self.stop, |_| {})?)
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -34,18 +34,7 @@ pub(crate) struct Driver {
 
 /// Builds and runs `storage-poll/benches/queue`. `target` is cargo's target folder.
 pub(crate) fn measure(target: &Path, quick: bool, stop: &Stop) -> Result<Driver> {
-    let mut cargo = cargo_command(&[
-        "bench",
-        "--package",
-        "storage-poll",
-        "--bench",
-        "queue",
-        "--no-run",
-        "--message-format",
-        "json-render-diagnostics",
-    ]);
-    let messages = run::output(&mut cargo, stop, |_| {})?;
-    let program = executable(&messages, "queue").context("cargo built no benchmark")?;
+    let program = build("queue", stop)?;
 
     let home = target.join("bench/criterion");
     if home.exists() {
@@ -62,6 +51,22 @@ pub(crate) fn measure(target: &Path, quick: bool, stop: &Stop) -> Result<Driver>
     }
     let ns = collect(&home)?;
     Ok(Driver { ns, instructions: callgrind::a_request(&program, stop)? })
+}
+
+/// Builds one of the driver's benchmarks.
+pub(super) fn build(name: &str, stop: &Stop) -> Result<PathBuf> {
+    let mut cargo = cargo_command(&[
+        "bench",
+        "--package",
+        "storage-poll",
+        "--bench",
+        name,
+        "--no-run",
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
+    let messages = run::output(&mut cargo, stop, |_| {})?;
+    executable(&messages, name).context("cargo built no benchmark")
 }
 
 /// The medians of `queue_submit_complete_DEVICE/qdN/new/estimates.json`.

@@ -16,7 +16,9 @@ use crate::uniddrv::{Uniddrv, virtual_machine};
 
 mod callgrind;
 mod driver;
+mod kills;
 mod report;
+mod served;
 
 /// Options of `cargo xtask bench`.
 #[derive(Args)]
@@ -24,6 +26,9 @@ pub(crate) struct Options {
     /// Measure each figure for a second or two: a look, not a result.
     #[arg(long)]
     quick: bool,
+    /// How often a driver is killed, about.
+    #[arg(long, value_name = "N", default_value_t = 1_200)]
+    kills: u32,
     /// Leave the virtual machine out.
     #[arg(long)]
     no_vm: bool,
@@ -40,6 +45,12 @@ struct Results {
     /// One that keeps data in memory.
     ram: Vec<Measurement>,
     attach: Attach,
+    /// A driver under a core.
+    served: served::Served,
+    /// The same, killed again and again.
+    kills: kills::Outcome,
+    /// Killed so that its successor has to reset the device.
+    resets: kills::Outcome,
     /// QEMU's controller through Linux's VFIO, and Linux's own driver.
     vm: Vec<Measurement>,
 }
@@ -83,6 +94,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     eprintln!("measuring against a model in another process");
     let (null, attach) = null(&uniddrv, seconds)?;
     let ram = ram(&uniddrv, seconds)?;
+    eprintln!("measuring under a core");
+    let served = served::measure(&uniddrv, &folder.join("core.log"), options.quick)?;
+    eprintln!("killing drivers");
+    let kills = if options.quick { options.kills.min(40) } else { options.kills };
+    let resets = kills::measure(&uniddrv, &folder, "scramble", (kills / 20).max(2))?;
+    let kills = kills::measure(&uniddrv, &folder, "kill", kills)?;
     let vm = if options.no_vm {
         Vec::new()
     } else {
@@ -101,7 +118,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         measured::parse(&text)?
     };
 
-    let results = Results { machine: machine(), driver, null, ram, attach, vm };
+    let machine = machine();
+    let results = Results { machine, driver, null, ram, attach, served, kills, resets, vm };
     let path = folder.join("results.json");
     fs::write(&path, serde_json::to_vec_pretty(&results)?)
         .with_context(|| format!("writing {}", path.display()))?;

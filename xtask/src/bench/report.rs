@@ -18,6 +18,8 @@ pub(super) fn markdown(results: &Results) -> String {
     );
     driver(&mut text, results);
     process(&mut text, results);
+    served(&mut text, results);
+    kills(&mut text, results);
     if !results.vm.is_empty() {
         text.push_str(
             "### QEMU's NVMe controller in the virtual machine, beside Linux's driver\n\n",
@@ -98,4 +100,114 @@ fn process(text: &mut String, results: &Results) {
          memory beside the arena: {:.1} MiB.\n",
         results.attach.whole_program_ms, results.attach.resident_mib
     );
+}
+
+fn served(text: &mut String, results: &Results) {
+    text.push_str("### Driver in a process of its own, on a device that only completes\n\n");
+    let headings =
+        ["queue depth", "embedded", "bare rings", "served", "more than both", "requests a second"];
+    let mut table = Table::new(0, &headings);
+    for cost in &results.served.costs {
+        let ns = |value: f64| format!("{value:.0} ns");
+        table.row([
+            cost.depth.to_string(),
+            ns(cost.embedded_ns),
+            ns(cost.rings_ns),
+            ns(cost.served_ns),
+            ns(cost.overhead_ns),
+            thousands(1e9 / cost.served_ns),
+        ]);
+    }
+    text.push_str(&table.markdown());
+    let (start, idle) = (&results.served.start, &results.served.idle);
+    let _ = writeln!(
+        text,
+        "\nFrom the start of `uniddrv core` until a name can be opened: {:.0} ms; until a program \
+         that was started then has read a block, and has ended: {:.0} ms.\n\
+         CPU time over {:.0} s in which there was nothing to do: core {:.3} %, driver {:.3} %.\n",
+        start.ready_ms, start.first_read_ms, idle.seconds, idle.core, idle.driver
+    );
+}
+
+fn kills(text: &mut String, results: &Results) {
+    text.push_str("### Drivers killed under verified load, queue depth 32\n\n");
+    let headings = [
+        "successor",
+        "kills",
+        "adoptions",
+        "resets",
+        "requests",
+        "lost",
+        "duplicated",
+        "corrupted",
+    ];
+    let mut table = Table::new(1, &headings);
+    let both = [("adopts the device", &results.kills), ("resets the device", &results.resets)];
+    for (successor, kills) in both {
+        let counts = [
+            kills.kills,
+            kills.adoptions,
+            kills.resets,
+            kills.ios,
+            kills.lost,
+            kills.duplicated,
+            kills.corrupted,
+        ];
+        let counts = counts.map(|count| thousands(count as f64));
+        table.row([successor.to_owned()].into_iter().chain(counts));
+    }
+    text.push_str(&table.markdown());
+    text.push('\n');
+    let headings = ["the device is", "time", "kills", "median", "90 %", "99 %", "longest"];
+    let mut table = Table::new(2, &headings);
+    for (path, times) in both.iter().flat_map(|(_, kills)| &kills.paths) {
+        for (part, stats) in times.parts().iter().filter(|(_, stats)| stats.count > 0) {
+            let mut row = vec![way(path).to_owned(), (*part).to_owned(), stats.count.to_string()];
+            row.extend([stats.p50, stats.p90, stats.p99, stats.max].map(duration));
+            table.row(row);
+        }
+    }
+    text.push_str(&table.markdown());
+    if let Some(adopted) = results.kills.paths.get("adopted") {
+        text.push_str("\nAll pauses where the device was adopted, as a client sees them:\n\n```\n");
+        text.push_str(&histogram(&adopted.gap.histogram));
+        text.push_str("```\n\n");
+    }
+}
+
+/// A bar for each bin, which holds what took from its time to that of the next, ten in a decade.
+fn histogram(bins: &[(u64, u64)]) -> String {
+    const WIDEST: u64 = 50;
+    let most = bins.iter().map(|bin| bin.1).max().unwrap_or(1).max(1);
+    let mut text = String::new();
+    for &(begin, count) in bins {
+        let bar = "█".repeat((count * WIDEST).div_ceil(most) as usize);
+        let _ = writeln!(text, "from {:>7}  {bar} {count}", duration(begin));
+    }
+    text
+}
+
+/// `uniddrv torture`'s name of a way in which a device is taken over, in words.
+fn way(path: &str) -> &str {
+    match path {
+        "adopted" => "adopted",
+        "cold" => "adopted, no successor was ready",
+        "hung" => "adopted after a hang",
+        "reset" => "reset",
+        "repeated" => "adopted by the second, as the first was killed too",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_is_as_wide_as_its_fullest_bin() {
+        let text = histogram(&[(251_000, 200), (1_000_000, 1)]);
+        let bar = "█".repeat(50);
+        assert_eq!(text, format!("from  251 µs  {bar} 200\nfrom 1.00 ms  █ 1\n"));
+        assert_eq!(histogram(&[]), "");
+    }
 }

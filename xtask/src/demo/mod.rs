@@ -1,7 +1,7 @@
 //! `cargo xtask demo`: an NVMe controller driven from user space, on any machine.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -13,6 +13,7 @@ use crate::run::Stop;
 use crate::table::{Table, duration, thousands};
 use crate::uniddrv::Uniddrv;
 
+mod served;
 mod vm;
 
 /// Options of `cargo xtask demo`.
@@ -39,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 
 /// Builds the command and makes the folder for the results.
 fn prepare(stop: &Stop) -> Result<(Uniddrv, PathBuf)> {
-    heading("Building the command uniddrv, for release");
+    heading("Building the command uniddrv and the driver's program, for release");
     let uniddrv = Uniddrv::build(stop)?;
     println!("{}", uniddrv.program.display());
     let folder = uniddrv.target()?.join("demo");
@@ -100,9 +101,14 @@ fn software(stop: &Stop) -> Result<ExitCode> {
     if cpus.are_shared() {
         println!("\nThis process may use one CPU only, which driver and device share: slow.");
     }
-    println!("\nCharts of these figures, to open in a browser:");
-    println!("  {}", folder.join("report.html").display());
-    println!("  {}", folder.join("report-null.html").display());
+
+    let kills = served::run(&uniddrv, &folder)?;
+
+    heading("Charts, to open in a browser");
+    let page = |file: &Path, what: &str| println!("  {}  {what}", file.display());
+    page(&folder.join("report.html"), "the figures of the first device");
+    page(&folder.join("report-null.html"), "those of the second");
+    page(&kills, "throughput over time, each kill marked, and how long they were felt");
     println!("\nThe same beside Linux's own driver: cargo xtask demo --vm");
     Ok(ExitCode::SUCCESS)
 }
