@@ -132,13 +132,15 @@ impl Supervisor {
         now: Instant,
     ) -> Option<Option<Instant>> {
         let lived_long = self.up_since.take().is_some_and(|since| now - since >= LONG);
+        if completed != self.completed || lived_long {
+            self.deaths_in_row = 0;
+        }
+        self.completed = completed;
         // What somebody asked for says nothing of the driver.
         if cause.is_wanted() || dead.harmed_at.is_some() {
             return Some(None);
         }
-        let progress = completed != self.completed || lived_long;
-        self.completed = completed;
-        self.deaths_in_row = if progress { 1 } else { self.deaths_in_row + 1 };
+        self.deaths_in_row += 1;
         if self.deaths_in_row >= self.config.restart.deaths {
             return None;
         }
