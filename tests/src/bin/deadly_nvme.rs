@@ -1,8 +1,8 @@
 //! The NVMe driver, which ends where its ledger says: for tests of recovery.
 //!
 //! The lower half of the word is a step, and the count how often it is come to until then; or it
-//! is [`BLOCK`], and the count the first block of requests that no driver survives. How it ends is
-//! in the upper half: 0 panic, 1 abort, 2 exit with 3, 3 hang, 4 exit with 0.
+//! is [`BLOCK`], and the count the first block of requests that no driver survives; or [`ALWAYS`]. How
+//! it ends is in the upper half: 0 panic, 1 abort, 2 exit with 3, 3 hang, 4 exit with 0.
 #![forbid(unsafe_code)]
 
 use uniddrv::serve::{DriverLedger, Step, Steps};
@@ -11,6 +11,8 @@ use uniddrv_abi::ledger::{SLOTS, State};
 
 /// In place of a step: the count is a block.
 const BLOCK: u64 = 0x100;
+/// In place of a step: every driver ends at its first.
+const ALWAYS: u64 = 0x200;
 
 enum Deadly {}
 
@@ -19,6 +21,9 @@ impl Steps for Deadly {
     fn at(ledger: &DriverLedger, step: Step) {
         let (armed, count) = ledger.armed();
         let what = armed & 0xffff_ffff;
+        if what == ALWAYS {
+            end(armed >> 32, step);
+        }
         if what == BLOCK && step == Step::SubmissionRecorded && works_on(ledger) == Some(count) {
             end(armed >> 32, step);
         }

@@ -1,7 +1,10 @@
 //! Drivers that die under a real core: the core, the NVMe driver, the NVMe model and the clients
 //! are processes of their own, and every byte is checked.
 
+mod fall_back;
 mod ground;
+mod orders;
+mod poison;
 mod random;
 mod signals;
 mod steps;

@@ -76,6 +76,16 @@ impl User {
         }
     }
 
+    /// Goes on with another client of the same blocks, where the old one ended.
+    pub(crate) fn reopen(&mut self, client: BlockClient) {
+        assert!(self.pending.is_empty());
+        self.buffers.clear();
+        self.queue = client.take_queue().unwrap();
+        self.client = Some(client);
+        self.refused = false;
+        self.last = Instant::now();
+    }
+
     pub(crate) fn ended(&self) -> u64 {
         self.ended
     }
