@@ -135,6 +135,8 @@ pub(crate) struct Attachment {
     pub(crate) arena: Option<Arc<Arena>>,
     pub(crate) iova: u64,
     target: u32,
+    /// The event loop is not told when the client wakes the driver.
+    unwatched: bool,
 }
 
 impl Attachment {
@@ -152,6 +154,7 @@ impl Attachment {
             arena: None,
             iova: 0,
             target,
+            unwatched: false,
         }
     }
 
@@ -201,7 +204,8 @@ impl Attachment {
     ///
     /// # Errors
     /// ENOMEM, ENOSPC.
-    pub(crate) fn watch(&self, registry: &Registry) -> io::Result<()> {
+    pub(crate) fn watch(&mut self, registry: &Registry) -> io::Result<()> {
+        self.unwatched = false;
         let token = Source::Wake(self.handle).token();
         self.queues.iter().try_for_each(|queue| {
             let fd = queue.drivers.as_raw_fd();
@@ -211,10 +215,21 @@ impl Attachment {
 
     /// Takes back what [`watch`](Self::watch) did. Others have the same sockets, so closing them
     /// is not enough.
-    pub(crate) fn unwatch(&self, registry: &Registry) {
+    pub(crate) fn unwatch(&mut self, registry: &Registry) {
+        self.unwatched = true;
         for queue in &self.queues {
             // One that was not watched is none the worse for it.
             let _ = registry.deregister(&mut SourceFd(&queue.drivers.as_raw_fd()));
+        }
+    }
+
+    /// Does again what [`watch`](Self::watch) did, if that was taken back. A wake-up that the
+    /// driver has not heard yet is told again.
+    pub(crate) fn watch_again(&mut self, registry: &Registry) {
+        if self.unwatched
+            && let Err(error) = self.watch(registry)
+        {
+            tracing::warn!(handle = self.handle, %error, "cannot watch a client's queues");
         }
     }
 

@@ -259,7 +259,7 @@ impl EventLoop {
                     let mut all = self.supervisors.values_mut();
                     let its = all.find(|one| one.attachments.contains_key(&handle));
                     if let Some(supervisor) = its {
-                        supervisor.is_woken(self.now);
+                        supervisor.is_woken(handle, self.now, self.poll.registry());
                     }
                 }
                 Source::Mailbox => self.read_letters(),

@@ -137,6 +137,21 @@ impl Host {
         fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
     }
 
+    /// Nanoseconds of CPU time and voluntary context switches of all its threads.
+    pub(crate) fn activity(&self) -> (u64, u64) {
+        let (mut time, mut switches) = (0, 0);
+        for task in fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap() {
+            let task = task.unwrap().path();
+            let stat = fs::read_to_string(task.join("schedstat")).unwrap();
+            time += stat.split_whitespace().next().unwrap().parse::<u64>().unwrap();
+            let status = fs::read_to_string(task.join("status")).unwrap();
+            let line =
+                status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            switches += line.unwrap().trim().parse::<u64>().unwrap();
+        }
+        (time, switches)
+    }
+
     /// Ends it as SIGTERM does.
     pub(crate) fn terminate(mut self) -> (ExitStatus, Setup) {
         let pid = rustix::process::Pid::from_child(&self.process);

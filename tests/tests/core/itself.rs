@@ -101,21 +101,6 @@ fn it_needs_no_privileges() {
     }
 }
 
-/// Ticks of CPU time and voluntary context switches of all threads of a process.
-fn activity(host: &Host) -> (u64, u64) {
-    let (mut ticks, mut switches) = (0, 0);
-    let tasks = format!("/proc/{}/task", host.process.id());
-    for task in fs::read_dir(tasks).unwrap() {
-        let task = task.unwrap().path();
-        let stat = fs::read_to_string(task.join("schedstat")).unwrap();
-        ticks += stat.split_whitespace().next().unwrap().parse::<u64>().unwrap();
-        let status = fs::read_to_string(task.join("status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-        switches += line.unwrap().trim().parse::<u64>().unwrap();
-    }
-    (ticks, switches)
-}
-
 #[test]
 fn idle_it_does_nothing_at_all() {
     let host = Setup::new("honest").start();
@@ -126,8 +111,8 @@ fn idle_it_does_nothing_at_all() {
     until(|| (status(&core).asleep && status(&core).warm).then_some(()));
     // Until what the last question stirred up has settled.
     std::thread::sleep(Duration::from_millis(500));
-    let before = activity(&host);
+    let before = host.activity();
     std::thread::sleep(Duration::from_secs(1));
-    assert_eq!(activity(&host), before);
+    assert_eq!(host.activity(), before);
     user.once();
 }

@@ -261,6 +261,36 @@ fn a_request_that_nobody_is_woken_for_ends_no_driver() {
 }
 
 #[test]
+fn a_flood_of_wake_ups_keeps_the_core_from_nothing() {
+    let host = Setup::new("honest").start();
+    host.ready();
+    let core = host.connect();
+    let mut noisy = control(&host);
+    ask(&mut noisy, &hello());
+    let question = ToCore::Open {
+        name: "nvme:0/ns1".into(),
+        rights: Rights::Read,
+        queues: 1,
+        depth: 8,
+        arena: 1,
+    };
+    let (_, fds) = noisy.ask::<_, FromCore>(&question, PATIENCE).unwrap();
+    let before = host.activity().1;
+    let mut sent = 0;
+    while sent < 100_000 {
+        match send(&fds[2], &[1], SendFlags::DONTWAIT) {
+            Ok(_) => sent += 1,
+            // The driver has not heard it all yet.
+            Err(_) => std::thread::yield_now(),
+        }
+    }
+    let switches = host.activity().1 - before;
+    assert!(switches < 20_000, "{switches}");
+    User::new(core.open("nvme:0/ns1", &OpenOptions::default()).unwrap()).once();
+    assert_eq!(status(&core).restarts, 0);
+}
+
+#[test]
 fn memory_that_is_not_there_is_refused() {
     let mut command = std::process::Command::new("/bin/sh");
     let script = "ulimit -v 700000; exec \"$0\" \"$@\"";

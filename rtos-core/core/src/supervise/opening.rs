@@ -261,7 +261,7 @@ impl Supervisor {
 
     /// Forgets an attachment. Unmapping its memory may take a while.
     fn forget(&mut self, handle: u32, cx: &mut Context<'_>) {
-        if let Some(attachment) = self.attachments.remove(&handle) {
+        if let Some(mut attachment) = self.attachments.remove(&handle) {
             attachment.unwatch(cx.registry);
             self.numbers.give_back(&attachment.numbers);
             cx.shared.maker.run(move || drop(attachment));

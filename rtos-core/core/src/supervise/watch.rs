@@ -4,6 +4,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use mio::Registry;
 use uniddrv_abi::ledger::Phase;
 use uniddrv_abi::message::ToDriver;
 
@@ -183,6 +184,9 @@ impl Supervisor {
     pub(crate) fn tick(&mut self, cx: &mut Context<'_>) {
         self.check_processes(cx);
         if self.watch.next.is_some_and(|next| next <= cx.now) {
+            for attachment in self.attachments.values_mut() {
+                attachment.watch_again(cx.registry);
+            }
             self.watch(cx);
         }
         if self.hand_over.as_ref().is_some_and(|hand_over| hand_over.deadline <= cx.now) {
@@ -297,7 +301,17 @@ impl Supervisor {
     }
 
     /// A client has woken the driver: should it sleep on, it hangs.
-    pub(crate) fn is_woken(&mut self, now: Instant) {
+    pub(crate) fn is_woken(&mut self, handle: u32, now: Instant, registry: &Registry) {
+        self.suspect_sleep(now);
+        // Until the next look that is all there is to know, however often the client does it.
+        if self.watch.next.is_some()
+            && let Some(attachment) = self.attachments.get_mut(&handle)
+        {
+            attachment.unwatch(registry);
+        }
+    }
+
+    fn suspect_sleep(&mut self, now: Instant) {
         let Some(memory) = self.ledger.as_ref().filter(|memory| memory.ledger.asleep()) else {
             return self.doubt(now);
         };
