@@ -49,6 +49,7 @@ struct Fake {
     renewing: bool,
     lazy: bool,
     clinging: bool,
+    deaf: bool,
     slot: usize,
 }
 
@@ -91,6 +92,7 @@ fn main() -> Outcomes<()> {
         renewing: false,
         lazy: false,
         clinging: false,
+        deaf: false,
         slot: 0,
     }
     .run()
@@ -132,7 +134,7 @@ impl Fake {
             }
             self.ledger.beat();
             let mut busy = false;
-            if self.ledger.attention() != seen {
+            if self.ledger.attention() != seen && !self.deaf {
                 seen = self.ledger.attention();
                 self.listen()?;
                 busy = true;
@@ -145,6 +147,7 @@ impl Fake {
             } else if self.settings.sleep
                 && idle.elapsed() > Duration::from_micros(self.settings.spin_us)
                 && !self.lazy
+                && !self.deaf
             {
                 self.sleep(seen)?;
                 self.listen()?;
@@ -388,6 +391,7 @@ impl Fake {
                 std::process::abort();
             }
             17 => self.clinging = true,
+            23 => self.deaf = true,
             18 => self.tell(&FromDriver::Quiesced),
             19 => self.tell(&FromDriver::Ready),
             20 => self.tell(&FromDriver::Attached { client: 12345 }),

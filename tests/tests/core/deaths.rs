@@ -131,6 +131,19 @@ fn a_driver_that_keeps_a_client_is_replaced_with_a_reset() {
 }
 
 #[test]
+fn a_driver_that_hears_nothing_is_replaced_while_a_client_waits() {
+    let (_host, core, mut user) = start();
+    user.command(23);
+    assert_eq!(user.reap(1), 1);
+    let mut other = User::new(core.open("nvme:0/ns2", &OpenOptions::default()).unwrap());
+    let death = after_death(&core, 1, "running");
+    assert!(death.cause.contains("took too long to attach a client"), "{death:?}");
+    assert_eq!(death.recovery, "adopted", "{death:?}");
+    other.once();
+    user.once();
+}
+
+#[test]
 fn a_ledger_that_does_not_check_out_is_replaced_too() {
     for command in [16, 22] {
         let (_host, core, mut user) = start();
@@ -272,7 +285,12 @@ fn programs_that_never_come_up_are_given_up() {
 
 #[test]
 fn successors_that_cannot_adopt_do_something_else() {
-    for (behaviour, says) in [("dies-adopting", "killed by SIG"), ("unreadable", "the ledger")] {
+    for (behaviour, says) in [
+        ("dies-adopting", "killed by SIG"),
+        ("hangs-adopting", "hung"),
+        ("fails-adopting", "does not come up"),
+        ("unreadable", "the ledger"),
+    ] {
         let setup = Setup::new(behaviour);
         let host = setup.device("restart = { deaths = 4, backoff = \"1ms..2ms\" }").start();
         host.ready();
@@ -280,7 +298,7 @@ fn successors_that_cannot_adopt_do_something_else() {
         let mut user = User::new(core.open("nvme:0/ns1", &OpenOptions::default()).unwrap());
         user.once();
         core.kill("nvme:0", Harm::Kill).unwrap();
-        if behaviour == "unreadable" {
+        if behaviour == "unreadable" || behaviour == "fails-adopting" {
             let death = after_death(&core, 2, "running");
             assert!(death.cause.contains(says), "{death:?}");
             assert_eq!(death.recovery, "reset", "{death:?}");
