@@ -17,7 +17,7 @@ use uniddrv_abi::message::{self, BarWindow, Beginning, FromDriver, Settings, ToD
 use uniddrv_abi::queue;
 
 use super::transport::Held;
-use super::{BlockDriver, CONTROL, DEVICE, DriverLedger, FIRST_WINDOW, Table, crash};
+use super::{BlockDriver, CONTROL, DEVICE, DriverLedger, FIRST_WINDOW, Steps, Table, crash};
 use crate::address::Address;
 use crate::arena::Arena;
 use crate::clock;
@@ -195,8 +195,9 @@ impl Attached {
 }
 
 /// What a process that waits for its turn has.
-struct Prepared {
+struct Prepared<S: Steps> {
     ledger: DriverLedger,
+    table: Table<S>,
     held: Arc<Held>,
     device: Device,
     settings: Settings,
@@ -220,7 +221,7 @@ fn run<D: BlockDriver>(
     recorder: impl FnOnce(&DriverLedger),
 ) -> End {
     let ended = (|| {
-        let mut prepared = prepare(core, device, inherited)?;
+        let mut prepared = prepare::<D::Steps>(core, device, inherited)?;
         recorder(&prepared.ledger);
         core.tell(FromDriver::Ready);
         let beginning = wait_for_turn(core, &mut prepared)?;
@@ -234,7 +235,11 @@ fn run<D: BlockDriver>(
 }
 
 /// Maps what comes with the first message.
-fn prepare(core: &mut Core, device: OwnedFd, inherited: Windows) -> Result<Prepared, End> {
+fn prepare<S: Steps>(
+    core: &mut Core,
+    device: OwnedFd,
+    inherited: Windows,
+) -> Result<Prepared<S>, End> {
     let (message, fds) = core.wait()?;
     let ToDriver::Prepare { version, address, arena_iova, arena_len, windows, settings } = message
     else {
@@ -256,7 +261,8 @@ fn prepare(core: &mut Core, device: OwnedFd, inherited: Windows) -> Result<Prepa
     if let Err(error) = lock_memory() {
         core.log(2, format!("memory is not locked, and may be swapped out: mlockall: {error}"));
     }
-    Ok(Prepared { ledger, held, device, settings, attached: Vec::new() })
+    let table = Table::new(ledger.clone());
+    Ok(Prepared { ledger, table, held, device, settings, attached: Vec::new() })
 }
 
 fn map(
@@ -319,7 +325,7 @@ fn lock_memory() -> rustix::io::Result<()> {
 
 /// Waits for the word to begin. Clients that come and go meanwhile are remembered; their queues
 /// are another process's until then.
-fn wait_for_turn(core: &mut Core, prepared: &mut Prepared) -> Result<Beginning, End> {
+fn wait_for_turn<S: Steps>(core: &mut Core, prepared: &mut Prepared<S>) -> Result<Beginning, End> {
     loop {
         let (message, fds) = core.wait()?;
         match message {
@@ -346,12 +352,11 @@ fn wait_for_turn(core: &mut Core, prepared: &mut Prepared) -> Result<Beginning, 
 /// Takes the device.
 fn begin<D: BlockDriver>(
     core: &mut Core,
-    prepared: Prepared,
+    prepared: Prepared<D::Steps>,
     beginning: Beginning,
 ) -> Result<Serving<'_, D>, End> {
-    let Prepared { ledger, held, device, settings, attached } = prepared;
+    let Prepared { ledger, mut table, held, device, settings, attached } = prepared;
     ledger.adoption_began(clock::monotonic_nanoseconds());
-    let mut table = Table::<D::Steps>::new(ledger.clone());
     let phase = match ledger.check().and_then(|()| ledger.phase()) {
         Ok(phase) => phase,
         Err(error) => return Err(unreadable(core, &error)),

@@ -9,7 +9,6 @@ use crate::serve::Steps;
 
 /// What the ledger says, found to hold together.
 struct Findings {
-    entries: Box<[Entry]>,
     /// Ended, perhaps not posted, in the order of their posting.
     done: Vec<Done>,
     /// Not given to the device, in the order of their coming.
@@ -39,12 +38,15 @@ impl<S: Steps> Table<S> {
     /// than given to the device.
     ///
     /// # Errors
-    /// When the ledger does not check out. Nothing was changed in any ring then.
+    /// When the ledger does not check out. Nothing was changed in any ring then, and this table is
+    /// of no use.
     pub fn take_over(&mut self, poison: Option<Breadcrumb>) -> Result<(), LedgerError> {
-        let findings = self.look()?;
-        // From here on nothing fails.
-        let Findings { entries, done, pending, queues } = findings;
+        // In the memory that is there: what is new has to be faulted in, while clients wait.
+        let mut entries = std::mem::take(&mut self.entries);
+        let findings = self.look(&mut entries)?;
         self.entries = entries;
+        // From here on nothing fails.
+        let Findings { done, pending, queues } = findings;
         let is_free = |&slot: &u16| self.entries[usize::from(slot)].state == State::Free;
         self.free = (0..MOST as u16).rev().filter(is_free).collect();
         self.pending = pending.into();
@@ -69,14 +71,14 @@ impl<S: Steps> Table<S> {
         Ok(())
     }
 
-    /// Reads the ledger and changes nothing.
-    fn look(&self) -> Result<Findings, LedgerError> {
-        let mut entries: Box<[Entry]> = (0..SLOTS as u16).map(Entry::free).collect();
+    /// Reads the ledger into `entries` and changes nothing else.
+    fn look(&self, entries: &mut [Entry]) -> Result<Findings, LedgerError> {
         let mut done: Vec<Done> = Vec::new();
         let mut taken: Vec<(u64, u16)> = Vec::new();
         for slot in 0..MOST as u16 {
             let record = self.ledger.slot(slot.into())?;
             let entry = &mut entries[usize::from(slot)];
+            *entry = Entry::free(slot);
             if record.state == State::Free {
                 // The count of uses goes on; that of a slot never used is 0 in all bits.
                 if record.cid % SLOTS as u16 == slot {
@@ -106,7 +108,7 @@ impl<S: Steps> Table<S> {
             let (queue, position) = twice[0];
             return Err(LedgerError(format!("position {position} of queue {queue} twice")));
         }
-        let resumed = |&queue: &u8| self.resumption(queue, &entries, &named, &done);
+        let resumed = |&queue: &u8| self.resumption(queue, entries, &named, &done);
         let queues: Vec<Resumption> = self.active.iter().map(resumed).collect::<Result<_, _>>()?;
         done.sort_unstable_by_key(|done| {
             let (_, producer) = self.ledger.indices(done.queue);
@@ -114,7 +116,7 @@ impl<S: Steps> Table<S> {
         });
         taken.sort_unstable();
         let pending = taken.into_iter().map(|(_, slot)| slot).collect();
-        Ok(Findings { entries, done, pending, queues })
+        Ok(Findings { done, pending, queues })
     }
 
     fn to_entry(&self, slot: u16, record: &Slot) -> Result<Entry, LedgerError> {
