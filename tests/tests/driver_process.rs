@@ -38,6 +38,7 @@ struct World {
 struct Driver {
     process: Pidfd,
     control: Control,
+    logged: Vec<(u8, String)>,
 }
 
 impl World {
@@ -87,7 +88,7 @@ impl World {
             Err(error) => panic!("{error}"),
         };
         drop((theirs, its));
-        let mut driver = Driver { process, control: Control::new(control) };
+        let mut driver = Driver { process, control: Control::new(control), logged: Vec::new() };
         let prepare = ToDriver::Prepare {
             version: VERSION,
             address: "model:null".into(),
@@ -149,7 +150,7 @@ impl Driver {
     fn hear(&mut self) -> FromDriver {
         loop {
             match self.control.receive_within(PATIENCE).unwrap().0 {
-                FromDriver::Log { .. } => {}
+                FromDriver::Log { level, text } => self.logged.push((level, text)),
                 message => return message,
             }
         }
@@ -287,6 +288,18 @@ fn killed_again_and_again_it_loses_nothing() {
     assert!(next > 1000, "{next} requests");
     driver.process.kill(Signal::KILL).unwrap();
     driver.end();
+}
+
+#[test]
+fn what_it_says_is_told() {
+    let world = World::new();
+    let mut driver = world.spawn(Namespaces::empty(), Beginning::Fresh).unwrap();
+    driver.control.send(&ToDriver::Quiesce, &[]).unwrap();
+    world.ledger.call_attention();
+    assert_eq!(driver.hear(), FromDriver::Quiesced);
+    assert_eq!(driver.end(), Ended::Exited(0));
+    let line = (3, "nothing was brought up address=model:null".to_owned());
+    assert!(driver.logged.contains(&line), "{:?}", driver.logged);
 }
 
 #[test]

@@ -145,6 +145,8 @@ impl<S: Steps> Queue<S> {
             } else if entry.cid() % SLOTS as u16 == PROBE {
                 probes += 1;
             } else {
+                // Perhaps one that drivers die on, which the table has ended.
+                self.in_flight = table.with_device();
                 self.count_unknown(&entry);
             }
         }

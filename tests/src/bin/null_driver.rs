@@ -79,6 +79,7 @@ impl BlockDriver for Null {
     const MATCHES: &'static [Match] = &[];
 
     fn attach(device: Device, _: &DriverLedger, _: &Settings) -> Result<Self, AttachError> {
+        tracing::info!(address = %device.address(), "nothing was brought up");
         Ok(Self::new(device, None))
     }
 

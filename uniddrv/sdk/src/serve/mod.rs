@@ -4,6 +4,7 @@
 mod client;
 #[expect(unsafe_code)]
 mod crash;
+mod log;
 mod runtime;
 pub mod table;
 mod transport;

@@ -17,7 +17,7 @@ use uniddrv_abi::message::{self, BarWindow, Beginning, FromDriver, Settings, ToD
 use uniddrv_abi::queue;
 
 use super::transport::Held;
-use super::{BlockDriver, CONTROL, DEVICE, DriverLedger, FIRST_WINDOW, Steps, Table, crash};
+use super::{BlockDriver, CONTROL, DEVICE, DriverLedger, FIRST_WINDOW, Steps, Table, crash, log};
 use crate::address::Address;
 use crate::arena::Arena;
 use crate::clock;
@@ -59,6 +59,7 @@ pub fn main<D: BlockDriver>() -> ExitCode {
         }
     };
     let recorder = crash::install();
+    log::install();
     let mut core = Core::new(control);
     if let Err(error) = recorder {
         core.log(2, format!("a fault of this process will leave no word: {error}"));
@@ -112,8 +113,19 @@ impl Core {
         self.tell(FromDriver::Log { level, text });
     }
 
+    /// Whether there is something to be sent.
+    #[inline]
+    fn has_more(&self) -> bool {
+        !self.waiting.is_empty() || log::is_waiting()
+    }
+
     /// Sends what waits, as far as there is room.
     fn flush(&mut self) {
+        if log::is_waiting() {
+            let room = MOST_WAITING.saturating_sub(self.waiting.len());
+            let lines = log::take().into_iter().take(room);
+            self.waiting.extend(lines.map(|(level, text)| FromDriver::Log { level, text }));
+        }
         while let Some(message) = self.waiting.front() {
             if matches!(self.control.send(message, &[]), Err(ControlError::Full)) {
                 return;

@@ -212,6 +212,12 @@ impl<S: Steps> Table<S> {
         Some(slot)
     }
 
+    /// Requests that the device has. [`lookup`](Self::lookup) may have ended one.
+    #[cold]
+    pub fn with_device(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.state == State::Submitted).count()
+    }
+
     /// The request of `slot` has ended.
     #[inline]
     pub fn finish(&mut self, slot: u16, outcome: Outcome) {

@@ -96,7 +96,7 @@ impl<'a, D: BlockDriver> Serving<'a, D> {
             {
                 return Ok(order);
             }
-            if self.table.has_news() || !self.core.waiting.is_empty() {
+            if self.table.has_news() || self.core.has_more() {
                 self.tell_news();
             }
             passes = passes.wrapping_add(1);

@@ -205,7 +205,10 @@ impl<S: Steps> Driver<S> {
         while let Some(completed) = hardware.completion(self.head + count) {
             table.step(Step::CompletionRead);
             count += 1;
-            let Some(slot) = table.lookup(completed.cid) else { continue };
+            let Some(slot) = table.lookup(completed.cid) else {
+                self.in_flight = table.with_device();
+                continue;
+            };
             self.complete(slot, table);
             self.in_flight -= 1;
             table.finish(slot, outcome(completed.failed));
@@ -234,6 +237,7 @@ impl<S: Steps> Driver<S> {
     }
 
     fn submit(&mut self, table: &mut Table<S>, hardware: &mut Hardware) {
+        assert_eq!(self.in_flight, table.with_device());
         self.work.clear();
         table.take(self.depth.saturating_sub(self.in_flight), &mut self.work);
         if self.work.is_empty() {
