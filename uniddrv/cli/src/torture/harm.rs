@@ -280,7 +280,9 @@ impl Tormentor<'_> {
         if !self.order(kind)? {
             return Ok(None);
         }
-        let over = clock::ticks() + clock::to_ticks(SLACK);
+        // Until a hang is found nothing ends, so what ends late can only have been seen late.
+        let slack = if kind == Kind::Hang { HANG } else { SLACK };
+        let over = clock::ticks() + clock::to_ticks(slack);
         let mut second = None;
         if let Some((kind, delay)) = again {
             std::thread::sleep(delay);
@@ -297,8 +299,9 @@ impl Tormentor<'_> {
         let deaths = self.wait_for_recovery(kind, harms, before, began, known)?;
         // Fewer deaths than harms: the second met a driver that was dying of the first.
         let second = second.filter(|_| deaths.len() > 1);
-        let seen = Instant::now() + SEEN;
-        while self.watch.last() <= sent && Instant::now() < seen {
+        // What the core says that was posted, the load has seen once it sees more.
+        let (recovered, seen) = (clock::ticks(), Instant::now() + SEEN);
+        while self.watch.last() <= recovered && Instant::now() < seen {
             std::thread::sleep(Duration::from_millis(1));
         }
         let pauses: Vec<Pause> = self.pauses.try_iter().collect();

@@ -81,7 +81,9 @@ impl Times {
         // Where drivers die in a row, the parts of one are not those of the gap.
         let parts = |part: fn(&Death) -> u64| {
             let single = events.iter().filter(|event| event.deaths.len() == 1);
-            Stats::of(single.filter_map(|event| Some(part(event.deaths.first()?))).collect())
+            let times = single.filter_map(|event| Some(part(event.deaths.first()?)));
+            // What the core could not tell is 0.
+            Stats::of(times.filter(|&ns| ns > 0).collect())
         };
         Self {
             gap: Stats::of(events.iter().filter_map(|event| event.gap_ns).collect()),
@@ -423,6 +425,7 @@ pub(crate) mod tests {
         events.push(Event { again: Some(Kind::Fault), ..event(Kind::Kill, 800_000_000) });
         events.push(Event { warm: false, ..event(Kind::Abort, 700_000_000) });
         events.push(Event { deaths: vec![death("reset")], ..event(Kind::Kill, 600_000_000) });
+        events[1].deaths[0].first_completion_ns = 0;
         events[0].deaths.insert(0, Death { cause: "hung".into(), ..death("adopted") });
         let outcome = outcome(&events, &Wrongs::default());
         let value = serde_json::to_value(&outcome).unwrap();
@@ -447,6 +450,7 @@ pub(crate) mod tests {
             (Some(50_000_000), Some(100_000_000))
         );
         assert_eq!(value["paths"]["adopted"]["detection_ns"]["count"], 99);
+        assert_eq!(value["paths"]["adopted"]["first_completion_ns"]["count"], 98);
         for path in ["hung", "repeated", "cold", "reset"] {
             assert_eq!(value["paths"][path]["gap_ns"]["count"], 1, "{path}");
         }
