@@ -112,7 +112,7 @@ impl Watch {
             self.last_sign = monotonic();
             return false;
         }
-        if ledger.asking() && self.questions < patience {
+        if ledger.asking() && self.questions < patience && !matches!(state(pid), Some('T' | 't')) {
             // It waits for our own answer, which takes as long as the device does.
             self.questions += 1;
             return false;
@@ -142,11 +142,15 @@ fn cpu_time(pid: i32) -> Option<u64> {
     text.split_whitespace().next()?.parse().ok()
 }
 
-/// Whether a process would run if it had a CPU. proc_pid_stat(5).
+/// Whether a process would run if it had a CPU.
 fn wants_cpu(pid: i32) -> bool {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = text.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    state == Some('R')
+    state(pid) == Some('R')
+}
+
+/// The state of a process: `R` runs or would, `S` sleeps, `T` is stopped. proc_pid_stat(5).
+fn state(pid: i32) -> Option<char> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    text.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
 }
 
 impl Supervisor {
