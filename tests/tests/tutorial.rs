@@ -76,6 +76,14 @@ fn the_code_is_the_examples() {
 }
 
 #[test]
+fn the_program_for_a_core_is_the_examples() {
+    let blocks = blocks();
+    let program = blocks.iter().find(|block| block.language == "rust,program").unwrap();
+    let example = fs::read_to_string(repository().join("uniddrv/sdk/examples/served.rs")).unwrap();
+    assert_eq!(program.text, example);
+}
+
+#[test]
 fn the_commands_print_what_it_says() {
     let can_boot = can_boot();
     let mut steps: Vec<Step> =
