@@ -1,6 +1,10 @@
 //! Tests that cross crates live in `tests/`; this is what several of them use.
 #![forbid(unsafe_code)]
 
+pub mod bystander;
+pub mod wait;
+pub mod wire;
+
 use storage_poll::{Controller, ControllerError, NamespaceQueue};
 use uniddrv::DmaBuf;
 use uniddrv::block::{BlockQueue, Operation, Request};

@@ -7,13 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use uniddrv::client::{Core, DriverStatus};
+use uniddrv_tests::wait::{PATIENCE, until};
 
-/// Longer than anything here takes on the slowest machine.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 /// Bytes of each of the two namespaces.
 pub(crate) const SIZE: u64 = 32 << 20;
 
@@ -177,17 +175,5 @@ impl Drop for Host {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
-    }
-}
-
-/// Waits until there is something.
-pub(crate) fn until<T>(otherwise: &str, mut there: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(it) = there() {
-            return it;
-        }
-        assert!(Instant::now() < end, "{otherwise}");
-        thread::sleep(Duration::from_millis(1));
     }
 }

@@ -4,9 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-mod bystander;
 mod host;
 mod messages;
 mod rings;
 mod scene;
-mod wire;

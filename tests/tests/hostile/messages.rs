@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use uniddrv_abi::message::{FromCore, Harm, MAX_MESSAGE, Refusal, Rights, ToCore, decode, encode};
 
 use crate::scene::Scene;
-use crate::wire::{End, MOST_FDS, Random, Wire, hello, open};
+use uniddrv_tests::wire::{End, MOST_FDS, Random, Wire, hello, open};
 
 /// One of each kind, none of which can be obeyed.
 fn each_kind() -> Vec<ToCore> {
@@ -103,7 +103,7 @@ fn random_bytes_end_their_connection_and_nothing_else() {
             assert_eq!(wire.end(), End::Refused(Refusal::Protocol), "{bytes:x?}");
         } else {
             // Whatever it means: there is an answer.
-            let _ = wire.control.receive_within::<FromCore>(crate::host::PATIENCE).unwrap();
+            let _ = wire.control.receive_within::<FromCore>(uniddrv_tests::wait::PATIENCE).unwrap();
         }
     }
     scene.unharmed();
@@ -151,7 +151,8 @@ fn a_handle_is_its_connections_alone() {
     let close = ToCore::Close { handle: opened.handle };
     owner.send(&close).unwrap();
     assert_eq!(owner.ask(&close), FromCore::Done);
-    let (answer, _) = owner.control.receive_within::<FromCore>(crate::host::PATIENCE).unwrap();
+    let (answer, _) =
+        owner.control.receive_within::<FromCore>(uniddrv_tests::wait::PATIENCE).unwrap();
     assert!(matches!(answer, FromCore::Refused { code: Refusal::NotFound, .. }), "{answer:?}");
     drop((owner, thief));
     scene.unharmed();

@@ -10,9 +10,11 @@ use uniddrv_abi::block::{Completion, Opcode, Outcome, Submission};
 use uniddrv_abi::message::{FromCore, Rights, ToCore};
 use uniddrv_abi::queue;
 
-use crate::host::{PATIENCE, SIZE, Setup, until};
+use uniddrv_tests::wait::{PATIENCE, pause, until};
+use uniddrv_tests::wire::{Opened, Queue, Random, Wire, open};
+
+use crate::host::{SIZE, Setup};
 use crate::scene::Scene;
-use crate::wire::{Opened, Queue, Random, Wire, open, pause};
 
 /// Words of a queue before its entries.
 const HEADER: usize = 64;
@@ -96,7 +98,7 @@ fn an_index_that_cannot_be_ends_its_client() {
         let FromCore::Closed { handle, text } = message else { panic!("{message:?}") };
         assert_eq!(handle, opened.handle);
         assert!(text.contains("cannot be"), "{text}");
-        assert_eq!(wire.end(), crate::wire::End::Silent);
+        assert_eq!(wire.end(), uniddrv_tests::wire::End::Silent);
         assert_ne!(queue::closed(&queue.words), 0, "the queue says that it has ended");
     }
     scene.unharmed();

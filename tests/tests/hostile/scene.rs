@@ -2,9 +2,9 @@
 
 use uniddrv::client::DriverStatus;
 
-use crate::bystander::Bystander;
 use crate::host::{Host, Setup};
-use crate::wire::Wire;
+use uniddrv_tests::bystander::Bystander;
+use uniddrv_tests::wire::Wire;
 
 /// Requests of the bystander's between two looks.
 const SOME: u64 = 100;

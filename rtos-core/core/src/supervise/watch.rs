@@ -270,15 +270,11 @@ impl Supervisor {
             self.watch.completed = completed;
             self.watch.stalled = None;
         } else {
-            let fresh = self.watch.stalled.is_none();
             let since = *self.watch.stalled.get_or_insert(cx.now);
-            let limit = self.stall_limit();
-            let Some(active) = &mut self.active else { return };
-            if cx.now - since >= limit {
+            if cx.now - since >= self.stall_limit()
+                && let Some(active) = &mut self.active
+            {
                 active.kill(Cause::Idle(cx.now - since));
-            } else if asleep && fresh {
-                // It may not have been told: a client that does not wake it is no fault of its own.
-                active.tell(&ToDriver::Wake, &[]);
             }
         }
         if asleep {

@@ -10,7 +10,7 @@ use uniddrv::DmaBuf;
 use uniddrv::block::{BlockQueue, Completion, Operation, Request};
 use uniddrv::client::{BlockClient, ClientQueue, Core, OpenOptions};
 
-use crate::host::{PATIENCE, SIZE, until};
+use crate::wait::{PATIENCE, until};
 
 /// Bytes of a request.
 const PIECE: usize = 4096;
@@ -18,11 +18,9 @@ const PIECE: usize = 4096;
 const DEPTH: u32 = 16;
 /// Blocks of a request.
 const BLOCKS: u64 = PIECE as u64 / 512;
-/// Places that are written and read.
-const PLACES: u64 = SIZE / PIECE as u64;
 
 /// A client with verified requests on their way all the time.
-pub(crate) struct Bystander {
+pub struct Bystander {
     thread: Option<JoinHandle<()>>,
     ended: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
@@ -30,7 +28,7 @@ pub(crate) struct Bystander {
 
 impl Bystander {
     /// Opens `name` at the core behind `socket`.
-    pub(crate) fn new(socket: &Path, name: &str) -> Self {
+    pub fn new(socket: &Path, name: &str) -> Self {
         let core = Core::connect_to(socket).unwrap();
         let options = OpenOptions { depth: DEPTH, yield_when_idle: true, ..OpenOptions::default() };
         let client = core.open(name, &options).unwrap();
@@ -46,12 +44,12 @@ impl Bystander {
     }
 
     /// Requests that have ended.
-    pub(crate) fn ended(&self) -> u64 {
+    pub fn ended(&self) -> u64 {
         self.ended.load(Ordering::Relaxed)
     }
 
     /// Waits until `count` more requests have ended: it is not starved.
-    pub(crate) fn goes_on(&self, count: u64) {
+    pub fn goes_on(&self, count: u64) {
         let wanted = self.ended() + count;
         until("the bystander is starved", || {
             let alive = self.thread.as_ref().is_some_and(|thread| !thread.is_finished());
@@ -61,7 +59,7 @@ impl Bystander {
     }
 
     /// Ends it: every request has ended well.
-    pub(crate) fn end(mut self) -> u64 {
+    pub fn end(mut self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             assert!(thread.join().is_ok(), "the bystander was disturbed");
@@ -79,6 +77,8 @@ impl Drop for Bystander {
 struct Work {
     queue: ClientQueue,
     buffers: Vec<DmaBuf>,
+    /// Places that are written and read.
+    places: u64,
     /// What was written to each place last; 0: nothing.
     written: Vec<u64>,
     /// Requests on their way, by tag: the place, and whether it is a write.
@@ -89,11 +89,13 @@ struct Work {
 
 impl Work {
     fn new(client: &BlockClient, ended: Arc<AtomicU64>) -> Self {
+        let places = client.info().bytes() / PIECE as u64;
         let buffers = (0..DEPTH).map(|_| client.buffer(PIECE).unwrap()).collect();
         Self {
             queue: client.take_queue().unwrap(),
             buffers,
-            written: vec![0; PLACES as usize],
+            written: vec![0; places as usize],
+            places,
             flying: vec![None; DEPTH as usize],
             count: 0,
             ended,
@@ -130,9 +132,9 @@ impl Work {
             };
             self.count += 1;
             // A third are writes; no place has two requests at once.
-            let mut place = self.count.wrapping_mul(0x9e37_79b9_7f4a_7c15) % PLACES;
+            let mut place = self.count.wrapping_mul(0x9e37_79b9_7f4a_7c15) % self.places;
             while self.flying.iter().flatten().any(|&(other, _)| other == place) {
-                place = (place + 1) % PLACES;
+                place = (place + 1) % self.places;
             }
             let write = self.count.is_multiple_of(3);
             let lba = place * BLOCKS;

@@ -5,7 +5,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
@@ -17,19 +16,20 @@ use uniddrv_abi::Words as _;
 use uniddrv_abi::message::{FromCore, Refusal, Rights, ToCore, VERSION};
 use uniddrv_abi::queue::{self, Reaper, Submitter};
 
-use crate::host::PATIENCE;
+use crate::wait::PATIENCE;
 
 /// The most file descriptors that Linux passes at once. unix(7), SCM_MAX_FD.
-pub(crate) const MOST_FDS: usize = 253;
+pub const MOST_FDS: usize = 253;
 
 /// A connection.
-pub(crate) struct Wire {
-    pub(crate) control: Control,
+pub struct Wire {
+    /// It.
+    pub control: Control,
 }
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub enum End {
     /// Without a word.
     Silent,
     /// After it was told why.
@@ -38,7 +38,7 @@ pub(crate) enum End {
 
 impl Wire {
     /// Connects, and says nothing.
-    pub(crate) fn new(path: &Path) -> Self {
+    pub fn new(path: &Path) -> Self {
         let address = SocketAddrUnix::new(path).unwrap();
         let fd = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
         connect(&fd, &address).unwrap();
@@ -46,22 +46,24 @@ impl Wire {
     }
 
     /// Connects and says hello.
-    pub(crate) fn greeted(path: &Path) -> Self {
+    pub fn greeted(path: &Path) -> Self {
         let mut wire = Self::new(path);
         assert!(matches!(wire.ask(&hello()), FromCore::Welcome { .. }));
         wire
     }
 
-    pub(crate) fn send(&self, message: &ToCore) -> Result<(), ControlError> {
+    /// Sends a message.
+    pub fn send(&self, message: &ToCore) -> Result<(), ControlError> {
         self.control.send(message, &[])
     }
 
-    pub(crate) fn ask(&mut self, message: &ToCore) -> FromCore {
+    /// Asks, and waits for the answer.
+    pub fn ask(&mut self, message: &ToCore) -> FromCore {
         self.control.ask::<_, FromCore>(message, PATIENCE).unwrap().0
     }
 
     /// Sends bytes with file descriptors. Whether there was room, and somebody to send it to.
-    pub(crate) fn throw(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> bool {
+    pub fn throw(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> bool {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() {
@@ -72,7 +74,7 @@ impl Wire {
     }
 
     /// The connection ends: how.
-    pub(crate) fn end(mut self) -> End {
+    pub fn end(mut self) -> End {
         let mut end = End::Silent;
         loop {
             match self.control.receive_within::<FromCore>(PATIENCE) {
@@ -85,13 +87,13 @@ impl Wire {
     }
 
     /// Whether the core still listens to it.
-    pub(crate) fn is_alive(&mut self) -> bool {
+    pub fn is_alive(&mut self) -> bool {
         let question = ToCore::List { prefix: "nothing begins so".into() };
         self.control.ask::<_, FromCore>(&question, PATIENCE).is_ok()
     }
 
     /// Opens a name: its handle and queues; or why not.
-    pub(crate) fn open(&mut self, message: &ToCore) -> Result<Opened, Refusal> {
+    pub fn open(&mut self, message: &ToCore) -> Result<Opened, Refusal> {
         let (answer, fds) = self.control.ask::<_, FromCore>(message, PATIENCE).unwrap();
         let FromCore::Opened { handle, arena, depth, .. } = answer else {
             let FromCore::Refused { code, .. } = answer else { panic!("{answer:?}") };
@@ -109,33 +111,42 @@ impl Wire {
 }
 
 /// What was opened.
-pub(crate) struct Opened {
-    pub(crate) handle: u32,
+pub struct Opened {
+    /// To close it by.
+    pub handle: u32,
     /// Bytes of the arena.
-    pub(crate) arena: u64,
-    pub(crate) memory: OwnedFd,
-    pub(crate) depth: u32,
-    pub(crate) queues: Vec<Queue>,
+    pub arena: u64,
+    /// The arena.
+    pub memory: OwnedFd,
+    /// Entries of a ring.
+    pub depth: u32,
+    /// Its queues.
+    pub queues: Vec<Queue>,
 }
 
 /// A queue, without anything that keeps to the rules.
-pub(crate) struct Queue {
-    pub(crate) words: SharedWords,
-    pub(crate) memory: OwnedFd,
-    pub(crate) wake: OwnedFd,
+pub struct Queue {
+    /// Its memory.
+    pub words: SharedWords,
+    /// The file of that.
+    pub memory: OwnedFd,
+    /// The socket to wake and be woken by.
+    pub wake: OwnedFd,
 }
 
 impl Queue {
-    pub(crate) fn store(&self, index: usize, value: u64) {
+    /// Writes a word.
+    pub fn store(&self, index: usize, value: u64) {
         self.words.store(index, value, Ordering::SeqCst);
     }
 
-    pub(crate) fn load(&self, index: usize) -> u64 {
+    /// Reads a word.
+    pub fn load(&self, index: usize) -> u64 {
         self.words.load(index, Ordering::SeqCst)
     }
 
     /// The client's end of the rings, as of a new queue.
-    pub(crate) fn rings(&self, depth: u32) -> (Submitter<SharedWords>, Reaper<SharedWords>) {
+    pub fn rings(&self, depth: u32) -> (Submitter<SharedWords>, Reaper<SharedWords>) {
         let words = || self.words.clone();
         (
             Submitter::new(words(), queue::submission(depth), 0),
@@ -144,18 +155,19 @@ impl Queue {
     }
 
     /// Wakes the driver.
-    pub(crate) fn wake(&self) {
+    pub fn wake(&self) {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         let _ = rustix::net::send(&self.wake, &[1], flags);
     }
 }
 
-pub(crate) fn hello() -> ToCore {
+/// Says hello.
+pub fn hello() -> ToCore {
     ToCore::Hello { version: VERSION, program: "hostile".into() }
 }
 
 /// Opens `name` with so many queues of so many entries.
-pub(crate) fn open(name: &str, queues: u8, depth: u32) -> ToCore {
+pub fn open(name: &str, queues: u8, depth: u32) -> ToCore {
     ToCore::Open { name: name.into(), rights: Rights::Write, queues, depth, arena: 1 << 21 }
 }
 
@@ -165,36 +177,36 @@ impl AsFd for Wire {
     }
 }
 
-/// A moment.
-pub(crate) fn pause(milliseconds: u64) {
-    std::thread::sleep(Duration::from_millis(milliseconds));
-}
-
 /// Numbers that look random and are the same each time.
-pub(crate) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// From a seed.
+    pub fn new(seed: u64) -> Self {
         Self(seed ^ 0x9e37_79b9_7f4a_7c15)
     }
 
-    pub(crate) fn next(&mut self) -> u64 {
+    /// The next one.
+    #[expect(clippy::should_implement_trait, reason = "it never ends")]
+    pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+    /// One below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit.max(1)
     }
 
-    pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
+    /// Some bytes.
+    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
         (0..len).map(|_| self.next() as u8).collect()
     }
 
     /// A value that somebody might not expect.
-    pub(crate) fn odd(&mut self) -> u64 {
+    pub fn odd(&mut self) -> u64 {
         match self.below(8) {
             0 => 0,
             1 => u64::MAX,
