@@ -64,13 +64,7 @@ impl Wire {
 
     /// Sends bytes with file descriptors. Whether there was room, and somebody to send it to.
     pub fn throw(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> bool {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !fds.is_empty() {
-            assert!(ancillary.push(SendAncillaryMessage::ScmRights(fds)));
-        }
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        sendmsg(&self.control, &[IoSlice::new(bytes)], &mut ancillary, flags).is_ok()
+        throw(&self.control, bytes, fds)
     }
 
     /// The connection ends: how.
@@ -108,6 +102,17 @@ impl Wire {
         }
         Ok(Opened { handle, arena, memory, depth, queues })
     }
+}
+
+/// Sends bytes with file descriptors. Whether there was room, and somebody to send it to.
+pub fn throw(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> bool {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(fds)));
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, flags).is_ok()
 }
 
 /// What was opened.

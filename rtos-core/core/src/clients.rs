@@ -12,13 +12,12 @@ use uniddrv_abi::message::{FromCore, Refusal};
 
 use crate::connection::Connection;
 use crate::ids::ClientId;
+use crate::voice::Voice;
 
 /// The most connections.
 const MOST: usize = 1024;
 /// The most connections of a user who may not give orders.
 const MOST_OF_USER: usize = 64;
-/// The most memory in arenas of such a user, in bytes.
-const MEMORY_OF_USER: usize = 1 << 30;
 /// How long a client may take to say hello.
 const HELLO: Duration = Duration::from_secs(5);
 /// File descriptors that are kept for the core itself.
@@ -30,12 +29,19 @@ pub(crate) struct Clients {
     next: u32,
     /// File descriptors that clients may take.
     files: usize,
+    /// What is said about them.
+    pub(crate) voice: Voice,
 }
 
 impl Clients {
     /// No connections. The limit of file descriptors is raised as far as it may be.
     pub(crate) fn new() -> Self {
-        Self { connections: HashMap::new(), next: 0, files: raise_files().saturating_sub(KEPT) }
+        Self {
+            connections: HashMap::new(),
+            next: 0,
+            files: raise_files().saturating_sub(KEPT),
+            voice: Voice::new(Instant::now()),
+        }
     }
 
     /// A client has come: it is let in, or told why not.
@@ -59,7 +65,9 @@ impl Clients {
             None
         };
         if let Some(text) = reason {
-            tracing::warn!(uid = peer.uid, pid = peer.process, "turned a client away: {text}");
+            if self.voice.speaks(now) {
+                tracing::warn!(uid = peer.uid, pid = peer.process, "turned a client away: {text}");
+            }
             let message = FromCore::Refused { code: Refusal::Limit, text };
             let _ = Control::new(socket).send(&message, &[]);
             return None;
@@ -92,16 +100,6 @@ impl Clients {
         used + self.connections.len() + more <= self.files
     }
 
-    /// The bytes that a client may still have in an arena; `rules`: it may give orders.
-    pub(crate) fn memory_left(&self, peer: &Peer, rules: bool) -> usize {
-        if rules {
-            return usize::MAX;
-        }
-        let of_user = self.connections.values().filter(|one| one.peer.uid == peer.uid);
-        let used: usize = of_user.filter_map(|one| Some(one.arena.as_ref()?.len())).sum();
-        MEMORY_OF_USER.saturating_sub(used)
-    }
-
     pub(crate) fn get(&self, id: ClientId) -> Option<&Connection> {
         self.connections.get(&id)
     }
@@ -112,6 +110,10 @@ impl Clients {
 
     pub(crate) fn remove(&mut self, id: ClientId) -> Option<Connection> {
         self.connections.remove(&id)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Connection> {
+        self.connections.values()
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection> {

@@ -142,7 +142,8 @@ impl Connection {
             Ok(()) => true,
             Err(ControlError::Closed) => false,
             Err(error) => {
-                tracing::warn!(client = %self.id, "closing a client's connection: {error}");
+                // Whoever does so on purpose does so often.
+                tracing::debug!(client = %self.id, "closing a client's connection: {error}");
                 false
             }
         }

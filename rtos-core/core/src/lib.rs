@@ -33,8 +33,10 @@ mod mailbox;
 mod names;
 mod placement;
 mod requests;
+mod shares;
 mod signals;
 mod supervise;
+mod voice;
 
 pub mod config;
 pub mod cpus;

@@ -188,7 +188,8 @@ impl EventLoop {
             let text = "the core has no file descriptors left; raise its limit (LimitNOFILE=)";
             return Err(no(Refusal::Limit, text));
         }
-        let rules = self.shared.config.rules(peer);
+        self.may_have_queues(resolved.device, peer, queues)
+            .map_err(|text| no(Refusal::Limit, text))?;
         let Some(connection) = self.clients.get(client) else { return Ok(Reply::Later) };
         let program = connection.program.clone();
         let present = connection.arena.clone();
@@ -207,11 +208,12 @@ impl EventLoop {
                 );
                 return Err(no(Refusal::Limit, text));
             }
-            None if limits.memory.is_none() && arena > self.memory_left(peer, rules) => {
-                let text = format!("user {} has too much memory in arenas already", peer.uid);
-                return Err(no(Refusal::Limit, text));
+            None => {
+                let granted = limits.memory.map(crate::config::ByteSize::bytes);
+                self.may_have_memory(peer, arena, granted)
+                    .map_err(|text| no(Refusal::Limit, text))?;
             }
-            _ => {}
+            Some(_) => {}
         }
         let arena_len = usize::try_from(arena).unwrap_or(usize::MAX);
         let request = Request {
@@ -232,16 +234,6 @@ impl EventLoop {
         Ok(Reply::Later)
     }
 
-    /// The bytes that a user may still have in arenas, those counted that are being made.
-    fn memory_left(&self, peer: &Peer, rules: bool) -> u64 {
-        let attachments = self.supervisors.values().flat_map(|one| one.attachments.values());
-        let being_made = attachments.filter(|one| one.arena.is_none());
-        let requests = being_made.map(|one| &one.request);
-        let theirs = requests.filter(|one| one.peer.uid == peer.uid && one.arena.is_none());
-        let bytes = theirs.fold(0_usize, |sum, one| sum.saturating_add(one.arena_len));
-        self.clients.memory_left(peer, rules).saturating_sub(bytes) as u64
-    }
-
     fn close(&mut self, client: ClientId, handle: u32) -> Result<Reply, Refused> {
         let unknown = || no(Refusal::NotFound, format!("this connection has no handle {handle}"));
         let connection = self.clients.get_mut(client).ok_or_else(unknown)?;
@@ -255,10 +247,15 @@ impl EventLoop {
 
     fn list(&self, peer: &Peer, prefix: &str) -> FromCore {
         let mut names = Vec::new();
+        let rules = self.shared.config.rules(peer);
         for supervisor in self.supervisors.values() {
-            for name in supervisor.names() {
+            for mut name in supervisor.names() {
                 if !self.sees(peer, &name.name) {
                     continue;
+                }
+                if !rules {
+                    // Others are nobody's business.
+                    name.holders.retain(|holder| holder.uid == peer.uid);
                 }
                 if let Some(target) = &name.target
                     && let Some(disk) = self.names.disk(supervisor.id, &target.path)
@@ -294,8 +291,9 @@ impl EventLoop {
             let (mut status, snapshot) = supervisor.status(before, now);
             connection.snapshots.insert(device, snapshot);
             if !rules {
-                // Others are nobody's business.
+                // Others are nobody's business, nor is what they were doing.
                 status.holders.retain(|holder| holder.uid == peer.uid);
+                status.deaths.iter_mut().for_each(|death| death.request = None);
             }
             all.push(status);
         }

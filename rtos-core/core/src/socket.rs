@@ -181,8 +181,10 @@ impl Listener {
                     self.spare = spare();
                     // Linux looks for a descriptor before it looks for a client.
                     return match turned_away {
+                        Ok(()) => Err(SocketError::Full),
                         Err(Errno::AGAIN) => Ok(None),
-                        _ => Err(SocketError::Full),
+                        // There was none to give up: others have taken all.
+                        Err(error) => Err(SocketError::Accept(error)),
                     };
                 }
                 Err(error) => return Err(SocketError::Accept(error)),

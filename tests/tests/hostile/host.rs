@@ -32,7 +32,7 @@ impl Setup {
         let program = setup.program(driver);
         setup.device = format!(
             "address = \"model:nvme?namespaces=2&size={SIZE}\"\nname = \"nvme:0\"\n\
-             driver = \"{}\"\nspin = \"100us\"\n",
+             driver = \"{}\"\n",
             program.display()
         );
         setup
@@ -81,8 +81,9 @@ impl Setup {
     /// Starts a core.
     pub(crate) fn start(self) -> Host {
         let config = self.folder.path().join("core.toml");
+        let spin = if self.device.contains("spin") { "" } else { "spin = \"100us\"" };
         let text = format!(
-            "[core]\nsocket = \"{}\"\nhuge_pages = false\n[[device]]\n{}\n{}\n",
+            "[core]\nsocket = \"{}\"\nhuge_pages = false\n[[device]]\n{}\n{spin}\n{}\n",
             self.socket().display(),
             self.device,
             self.rest

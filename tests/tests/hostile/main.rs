@@ -8,3 +8,4 @@ mod host;
 mod messages;
 mod rings;
 mod scene;
+mod wakes;

@@ -20,7 +20,8 @@ use crate::scene::Scene;
 const HEADER: usize = 64;
 const BLOCKS: u64 = SIZE / 512;
 
-fn read(lba: u64, blocks: u32, offset: u64, tag: u64) -> Submission {
+/// A read of so many blocks.
+pub(crate) fn read(lba: u64, blocks: u32, offset: u64, tag: u64) -> Submission {
     Submission { opcode: Opcode::Read, fua: false, blocks, lba, offset, tag }
 }
 

@@ -31,10 +31,11 @@ impl EventLoop {
                     self.clients.admit(socket, peer, rules, used, registry, self.now);
                 }
                 Ok(None) => self.more_guests = false,
-                Err(error @ SocketError::Full) => tracing::warn!("{error}"),
                 Err(error) => {
-                    tracing::warn!("{error}");
-                    self.more_guests = false;
+                    if self.clients.voice.speaks(self.now) {
+                        tracing::warn!("{error}");
+                    }
+                    self.more_guests = matches!(error, SocketError::Full);
                 }
             }
         }
@@ -55,11 +56,7 @@ impl EventLoop {
                 }
                 Said::Message(message) => message,
                 Said::Ended => return self.let_out(client),
-                Said::Wrong(text) => {
-                    tracing::warn!(%client, pid = connection.peer.process, "closing: {text}");
-                    connection.refuse(Refusal::Protocol, text);
-                    return self.let_out(client);
-                }
+                Said::Wrong(text) => return self.send_away(client, Refusal::Protocol, text),
             };
             connection.waits = true;
             let devices: HashSet<DeviceId> = connection.handles.values().copied().collect();
@@ -71,15 +68,21 @@ impl EventLoop {
             match self.request(client, message) {
                 Reply::Now(message) => self.answer(client, &message),
                 Reply::Later => self.settle_effects(),
-                Reply::End(code, text) => {
-                    if let Some(connection) = self.clients.get(client) {
-                        tracing::warn!(%client, pid = connection.peer.process, "closing: {text}");
-                        connection.refuse(code, text);
-                    }
-                    return self.let_out(client);
-                }
+                Reply::End(code, text) => return self.send_away(client, code, text),
             }
         }
+    }
+
+    /// Ends a connection, and says why.
+    fn send_away(&mut self, client: ClientId, code: Refusal, text: String) {
+        let speaks = self.clients.voice.speaks(self.now);
+        if let Some(connection) = self.clients.get(client) {
+            if speaks {
+                tracing::warn!(%client, pid = connection.peer.process, "closing: {text}");
+            }
+            connection.refuse(code, text);
+        }
+        self.let_out(client);
     }
 
     pub(super) fn answer(&mut self, client: ClientId, message: &FromCore) {

@@ -11,12 +11,14 @@ use crate::config::Name;
 use crate::context::{Context, Effect, monotonic};
 use crate::death::Cause;
 use crate::device::DriverId;
-use crate::driver::{Heard, Stage};
+use crate::driver::{Heard, Process, Stage};
 
 /// The most targets of a device.
 const TARGETS: usize = 256;
 /// Lines that are remembered, so that successors need not repeat them.
 const SAID: usize = 64;
+/// The most bytes of a block, as clients believe it.
+const MAX_BLOCK: u32 = 1 << 20;
 /// The most characters of a text of a driver's that is logged or passed on.
 const TEXT: usize = 512;
 
@@ -75,7 +77,7 @@ impl Supervisor {
             // One that waits forgets at once, and need not say so.
             FromDriver::Detached { .. } => Ok(()),
             FromDriver::Hostile { client, text } if is_active => {
-                self.hostile(client, &shorten(text), cx);
+                self.hostile(id, client, &shorten(text), cx);
                 Ok(())
             }
             // It could not take over what it cannot attach.
@@ -83,12 +85,10 @@ impl Supervisor {
                 Err(format!("it cannot attach client {client}: {}", shorten(text)))
             }
             FromDriver::Poisoned { client, text } => {
-                tracing::error!(
-                    name = self.label(),
-                    client,
-                    "a poisoned request: {}",
-                    shorten(text)
-                );
+                if self.may_log(id) {
+                    let (name, text) = (self.label(), shorten(text));
+                    tracing::error!(name, client, "a poisoned request: {text}");
+                }
                 Ok(())
             }
             FromDriver::Unreadable { text } if is_active => {
@@ -107,7 +107,9 @@ impl Supervisor {
             },
             FromDriver::Failed { gone, text } => {
                 let text = shorten(text);
-                tracing::error!(name = self.label(), gone, "the driver gives up: {text}");
+                if self.may_log(id) {
+                    tracing::error!(name = self.label(), gone, "the driver gives up: {text}");
+                }
                 if let Some(process) = self.process(id) {
                     process.fails(Cause::Failed(text), cx.now);
                 }
@@ -124,6 +126,11 @@ impl Supervisor {
                 Ok(())
             }
         }
+    }
+
+    /// Whether one more line about the process `id` may be logged in this second.
+    fn may_log(&mut self, id: DriverId) -> bool {
+        self.process(id).is_some_and(Process::may_log)
     }
 
     fn log(&mut self, id: DriverId, level: u8, text: String) {
@@ -162,16 +169,20 @@ impl Supervisor {
             return Err(format!("{} targets; {TARGETS} are possible", targets.len()));
         }
         let mut paths = BTreeSet::new();
-        for Target { path, block_size, max_transfer, .. } in targets {
+        for Target { path, block_size, blocks, max_transfer, .. } in targets {
             let instance = self.name.as_ref().map_or("x:0", Name::instance);
             let name = format!("{instance}/{path}").parse::<Name>();
             if !name.is_ok_and(|name| name.path() == path) || !paths.insert(path) {
                 return Err(format!("`{}` is no path of a target", shorten(path.clone())));
             }
-            if !block_size.is_power_of_two() || *block_size < 512 || max_transfer < block_size {
+            let block = block_size.is_power_of_two() && (512..=MAX_BLOCK).contains(block_size);
+            if !block || max_transfer < block_size {
                 return Err(format!(
                     "{path} has blocks of {block_size} bytes and transfers of {max_transfer}"
                 ));
+            }
+            if blocks.checked_mul((*block_size).into()).is_none() {
+                return Err(format!("{path} has {blocks} blocks of {block_size} bytes"));
             }
         }
         Ok(())
@@ -264,10 +275,12 @@ impl Supervisor {
         }
     }
 
-    fn hostile(&mut self, handle: u32, text: &str, cx: &mut Context<'_>) {
+    fn hostile(&mut self, id: DriverId, handle: u32, text: &str, cx: &mut Context<'_>) {
         let Some(attachment) = self.attachments.get(&handle) else { return };
         let client = attachment.request.client;
-        tracing::warn!(name = self.label(), %client, "ending a hostile client: {text}");
+        if self.may_log(id) {
+            tracing::warn!(name = self.label(), %client, "ending a hostile client: {text}");
+        }
         if matches!(self.state, State::Serving) {
             self.take_away(handle, &format!("its rings were broken: {text}"), true, cx);
         }
@@ -275,7 +288,7 @@ impl Supervisor {
 }
 
 /// A text of a driver's, of bounded length and without what would disturb a terminal.
-fn shorten(text: String) -> String {
+pub(super) fn shorten(text: String) -> String {
     let clean = |text: &str| !text.chars().any(char::is_control);
     if text.len() <= TEXT && clean(&text) {
         return text;

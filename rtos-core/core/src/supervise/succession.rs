@@ -5,6 +5,7 @@ use std::time::Instant;
 use uniddrv::process::Ended;
 use uniddrv_abi::message::{Beginning, ToDriver};
 
+use super::hearing::shorten;
 use super::{BRING_UP, LONG, Pending, State, Supervisor};
 use crate::attachment;
 use crate::context::{Context, Effect, monotonic};
@@ -89,7 +90,7 @@ impl Supervisor {
             self.ledger.iter().for_each(LedgerMemory::scramble);
         }
         let Some(memory) = &self.ledger else { return (None, 0) };
-        let words = memory.ledger.last_words();
+        let words = memory.ledger.last_words().map(shorten);
         if !matches!(self.state, State::Serving) {
             return (words, 0);
         }
@@ -219,6 +220,7 @@ impl Supervisor {
     fn waiting_one_ended(&mut self, dead: &Process, ended: Ended, cx: &mut Context<'_>) {
         let cause = self.cause(dead, ended);
         let words = self.ledger.as_ref().and_then(|memory| memory.ledger.last_words());
+        let words = words.map(shorten);
         if dead.has_waited_long(cx.now) {
             self.stillborn = 0;
         }

@@ -19,6 +19,9 @@ use crate::serve::{BlockDriver, DriverLedger, Table};
 const GONE_EVERY: u32 = 1024;
 /// How often the control socket is looked at unasked while there is nothing to do.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long it polls on at least before it sleeps. The core is told of each waking, and may be told
+/// of so many: a client could wake it without end.
+const LEAST_SPIN: Duration = Duration::from_micros(100);
 /// How long what is on its way may take once it is to end, beyond the device's own timeout.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -77,7 +80,8 @@ impl<'a, D: BlockDriver> Serving<'a, D> {
     }
 
     fn serve(&mut self) -> Result<Order, End> {
-        let spin = clock::to_ticks(Duration::from_micros(self.settings.spin_us));
+        let spin = Duration::from_micros(self.settings.spin_us).max(LEAST_SPIN);
+        let spin = clock::to_ticks(spin);
         let look = clock::to_ticks(LOOK_EVERY);
         let mut passes: u32 = 0;
         let mut busy = clock::ticks();
