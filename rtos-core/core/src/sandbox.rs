@@ -85,13 +85,16 @@ pub enum Identity {
 }
 
 impl Identity {
-    /// The user who by convention owns nothing.
+    /// The user `nobody`, as whom a driver finds itself in its user namespace.
     const NOBODY: u32 = 65534;
+    /// Whom drivers run as on this machine: a number that distributions keep for no one. Much else
+    /// runs as `nobody`, and could signal drivers.
+    const DRIVERS: u32 = 65533;
 
-    /// For root the user `nobody`, for others their own.
+    /// For root the user 65533, who is nobody else; for others their own.
     pub fn suited() -> Self {
         if rustix::process::geteuid().is_root() {
-            Self::Host { uid: Self::NOBODY, gid: Self::NOBODY }
+            Self::Host { uid: Self::DRIVERS, gid: Self::DRIVERS }
         } else {
             Self::Own
         }

@@ -26,6 +26,8 @@ use crate::attempts::{ATTEMPTS, Denied, ORDINARY};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A user who owns nothing.
 const NOBODY: u32 = 65534;
+/// Whom root's drivers run as.
+const DRIVERS: u32 = 65533;
 
 /// The programs, where every user may execute them.
 struct Programs {
@@ -220,7 +222,7 @@ fn each_layer_stands() {
     assert_eq!(status(&child, "Seccomp_filters"), "2");
     assert_eq!(status(&child, "Cpus_allowed_list"), "0");
     assert!(status(&child, "NSpid").ends_with("\t1"));
-    let user = if as_root() { NOBODY } else { geteuid().as_raw() };
+    let user = if as_root() { DRIVERS } else { geteuid().as_raw() };
     assert_eq!(status(&child, "Uid"), [user.to_string().as_str(); 4].join("\t"));
     if !as_root() {
         say("skipped in part: only root sees a sandboxed process's namespaces and limits");
@@ -250,9 +252,9 @@ fn each_layer_stands() {
         let values: Vec<&str> = line.split_whitespace().take(2).collect();
         assert_eq!(values, [value, value], "{name}");
     }
-    // Nobody's other processes may not trace it, nor look at its memory.
+    // Other processes of its user may not trace it, nor look at its memory.
     let memory = of_process(&child, "mem");
-    let other = Command::new("cat").arg(memory).uid(NOBODY).gid(NOBODY).output().unwrap();
+    let other = Command::new("cat").arg(memory).uid(DRIVERS).gid(DRIVERS).output().unwrap();
     assert!(String::from_utf8_lossy(&other.stderr).contains("Permission denied"), "{other:?}");
     // Its output and /dev/null: nothing of the core's or the launcher's.
     let mut numbers: Vec<String> = fs::read_dir(of_process(&child, "fd"))
