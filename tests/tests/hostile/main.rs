@@ -4,8 +4,10 @@
 
 #![forbid(unsafe_code)]
 
+mod crowds;
 mod host;
 mod messages;
 mod rings;
 mod scene;
+mod users;
 mod wakes;

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use uniddrv_abi::message::{FromCore, Harm, MAX_MESSAGE, Refusal, Rights, ToCore, decode, encode};
 
 use crate::scene::Scene;
-use uniddrv_tests::wire::{End, MOST_FDS, Random, Wire, hello, open};
+use uniddrv_tests::wire::{End, MOST_FDS, Random, hello, open};
 
 /// One of each kind, none of which can be obeyed.
 fn each_kind() -> Vec<ToCore> {
