@@ -33,7 +33,7 @@ pub const FIRST_WINDOW: RawFd = 5;
 /// Makes a [`BlockDriver`] a program that the core runs: expands to its `main`.
 ///
 /// ```ignore
-/// uniddrv::driver_program!(storage_poll::Served);
+/// uniddrv::driver_program!(storage_poll::served::Nvme);
 /// ```
 #[macro_export]
 macro_rules! driver_program {

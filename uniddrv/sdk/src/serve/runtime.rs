@@ -1,40 +1,34 @@
 //! The life of a driver process: it maps what it is handed, waits for its turn, takes the device,
 //! serves, and ends so that a successor can go on.
 
+mod core;
 mod serving;
 
-use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Resource, getrlimit};
 use uniddrv_abi::ledger::{self, Phase};
 use uniddrv_abi::message::{self, BarWindow, Beginning, FromDriver, Settings, ToDriver, VERSION};
 use uniddrv_abi::queue;
 
+use self::core::Core;
+use self::serving::Serving;
 use super::transport::Held;
 use super::{BlockDriver, CONTROL, DEVICE, DriverLedger, FIRST_WINDOW, Steps, Table, crash, log};
 use crate::address::Address;
 use crate::arena::Arena;
 use crate::clock;
-use crate::control::{Control, ControlError};
 use crate::device::Device;
 use crate::dma::DmaSpace;
 use crate::process::take_inherited;
 use crate::shared::SharedWords;
 use crate::transport::Transport;
-use serving::Serving;
 
 /// The most bytes of a device's own structures in a message.
 const MOST_IDENTITY: usize = 96 << 10;
-/// Messages that wait for room in the control socket; beyond that, what is only told is dropped.
-const MOST_WAITING: usize = 256;
-/// How long the last message may wait for room.
-const LAST_WAIT: Duration = Duration::from_secs(1);
 /// Deaths in a row at the same request after which no further driver is given it.
 const DEATHS: u64 = 3;
 
@@ -79,102 +73,6 @@ enum End {
     Orphaned,
     /// The core was told why, as far as it listens.
     Failed,
-}
-
-/// The connection to the core.
-struct Core {
-    control: Control,
-    /// What there was no room for.
-    waiting: VecDeque<FromDriver>,
-}
-
-impl Core {
-    fn new(control: OwnedFd) -> Self {
-        Self { control: Control::new(control), waiting: VecDeque::new() }
-    }
-
-    /// Tells the core something, at once or as soon as there is room.
-    fn tell(&mut self, message: FromDriver) {
-        self.flush();
-        if self.waiting.is_empty() {
-            match self.control.send(&message, &[]) {
-                Err(ControlError::Full) => {}
-                // Whether it is gone shows when it is listened to.
-                _ => return,
-            }
-        }
-        let droppable = matches!(message, FromDriver::Log { .. } | FromDriver::Awake);
-        if !droppable || self.waiting.len() < MOST_WAITING {
-            self.waiting.push_back(message);
-        }
-    }
-
-    fn log(&mut self, level: u8, text: String) {
-        self.tell(FromDriver::Log { level, text });
-    }
-
-    /// Whether there is something to be sent.
-    #[inline]
-    fn has_more(&self) -> bool {
-        !self.waiting.is_empty() || log::is_waiting()
-    }
-
-    /// Sends what waits, as far as there is room.
-    fn flush(&mut self) {
-        if log::is_waiting() {
-            let room = MOST_WAITING.saturating_sub(self.waiting.len());
-            let lines = log::take().into_iter().take(room);
-            self.waiting.extend(lines.map(|(level, text)| FromDriver::Log { level, text }));
-        }
-        while let Some(message) = self.waiting.front() {
-            if matches!(self.control.send(message, &[]), Err(ControlError::Full)) {
-                return;
-            }
-            self.waiting.pop_front();
-        }
-    }
-
-    /// Tells the core something and waits a little until it is said, since nothing follows.
-    fn tell_last(&mut self, message: FromDriver) {
-        self.tell(message);
-        let end = Instant::now() + LAST_WAIT;
-        while !self.waiting.is_empty() && Instant::now() < end {
-            let wait = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
-            let _ = poll(&mut [PollFd::new(&self.control, PollFlags::OUT)], Some(&wait));
-            self.flush();
-        }
-    }
-
-    /// Why this process cannot go on. The device is not gone.
-    fn fail(&mut self, text: impl Into<String>) -> End {
-        self.tell_last(FromDriver::Failed { gone: false, text: text.into() });
-        End::Failed
-    }
-
-    /// The next message, if there is one.
-    fn hear(&mut self) -> Result<Option<(ToDriver, Vec<OwnedFd>)>, End> {
-        match self.control.receive() {
-            Ok(message) => Ok(message),
-            Err(ControlError::Closed) => Err(End::Orphaned),
-            Err(error) => Err(self.fail(format!("what the core said: {error}"))),
-        }
-    }
-
-    /// The next message, however long it takes.
-    fn wait(&mut self) -> Result<(ToDriver, Vec<OwnedFd>), End> {
-        loop {
-            self.flush();
-            if let Some(message) = self.hear()? {
-                return Ok(message);
-            }
-            let mut events = PollFlags::IN;
-            if !self.waiting.is_empty() {
-                events |= PollFlags::OUT;
-            }
-            // Fails only where it is interrupted.
-            let _ = poll(&mut [PollFd::new(&self.control, events)], None);
-        }
-    }
 }
 
 /// A client and its queues, mapped: for each its memory and its wake-up socket.

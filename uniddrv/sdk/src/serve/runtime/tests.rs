@@ -18,7 +18,7 @@ use uniddrv_abi::message::{FromDevice, Limits, Rights, Target, ToDevice};
 use uniddrv_abi::queue::{Reaper, Side, Submitter};
 
 use super::*;
-use crate::control::pair;
+use crate::control::{Control, ControlError, pair};
 use crate::driver::{AttachError, Match, Progress};
 use crate::serve::{AdoptError, Undisturbed, Work};
 
