@@ -20,6 +20,7 @@ use super::{DATA, block_device, eventually};
 mod ends;
 mod kills;
 mod load;
+mod stray;
 
 /// What QEMU writes down of its NVMe controllers.
 const TRACE: &str = "/run/uniddrv-vm/trace/nvme";
