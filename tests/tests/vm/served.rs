@@ -17,10 +17,12 @@ use uniddrv::client::{self, DriverStatus};
 
 use super::{DATA, block_device, eventually};
 
+mod cpus;
 mod ends;
 mod kills;
 mod load;
 mod stray;
+mod users;
 
 /// What QEMU writes down of its NVMe controllers.
 const TRACE: &str = "/run/uniddrv-vm/trace/nvme";

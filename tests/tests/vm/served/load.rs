@@ -170,6 +170,17 @@ impl Load {
         assert_eq!(self.queue.unknown_completions(), 0, "completions for nobody");
     }
 
+    /// Goes on until the device is taken away: how many requests were not carried out for that.
+    pub(super) fn end(mut self) -> u64 {
+        let begin = Instant::now();
+        while self.gone == 0 {
+            self.step();
+            assert!(begin.elapsed() < PATIENCE, "it is not taken away");
+        }
+        self.drain();
+        self.gone
+    }
+
     /// Reads and checks each unit.
     pub(super) fn verify(&mut self) {
         self.drain();
