@@ -161,10 +161,14 @@ impl EventLoop {
         }
     }
 
-    /// Gives a device its name, as soon as its scheme is known.
+    /// Gives a device its name: the configuration's, or a number as soon as its scheme is known.
     fn claim_name(&mut self, id: DeviceId) {
         let Some(supervisor) = self.supervisors.get_mut(&id) else { return };
-        let Some(scheme) = supervisor.scheme() else { return };
+        let scheme = supervisor.scheme();
+        if supervisor.name.is_none() && scheme.is_none() {
+            return;
+        }
+        let scheme = scheme.unwrap_or_default();
         match self.names.claim(id, supervisor.name.as_ref(), &scheme) {
             Ok(name) => supervisor.name = Some(name),
             Err(text) => {
