@@ -12,9 +12,6 @@ use crate::uniddrv::Uniddrv;
 
 /// A device that keeps data, as all of it is checked.
 const DEVICE: &str = "model:nvme?size=1G";
-/// Kills in a second: each successor is there again by the next.
-const RATE: u32 = 8;
-
 /// What `uniddrv torture --json` prints, as far as tasks use it.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Outcome {
@@ -72,20 +69,38 @@ impl Times {
     }
 }
 
+/// How a driver is harmed.
+pub(super) struct Harm {
+    /// As `uniddrv torture` calls it.
+    pub(super) kind: &'static str,
+    /// In a second: a successor is there again by the next.
+    pub(super) rate: u32,
+}
+
+/// The successor adopts the device.
+pub(super) const KILL: Harm = Harm { kind: "kill", rate: 8 };
+/// The successor has to reset it.
+pub(super) const SCRAMBLE: Harm = Harm { kind: "scramble", rate: 1 };
+
 /// Harms the driver about `count` times, in one way.
 ///
 /// With two CPUs the driver has one, and client, device and core share the other.
 /// A page with plots is left at `folder/HARM.html`.
-pub(super) fn measure(uniddrv: &Uniddrv, folder: &Path, harm: &str, count: u32) -> Result<Outcome> {
+pub(super) fn measure(
+    uniddrv: &Uniddrv,
+    folder: &Path,
+    harm: &Harm,
+    count: u32,
+) -> Result<Outcome> {
     let cpus = Cpus::choose()?;
     let log = folder.join("core.log");
     let plan =
         Plan { address: DEVICE, driver_cpu: Some(cpus.model), cpu: Some(cpus.driver), log: &log };
     let core = Core::start(uniddrv, &plan)?;
     core.settle()?;
-    let (seconds, rate) = (count.div_ceil(RATE).to_string(), RATE.to_string());
-    let torture = ["torture", NAME, "--yes", "--json", "--harm", harm, "--qd", "32"];
-    let page = folder.join(format!("{harm}.html"));
+    let (seconds, rate) = (count.div_ceil(harm.rate).to_string(), harm.rate.to_string());
+    let torture = ["torture", NAME, "--yes", "--json", "--harm", harm.kind, "--qd", "32"];
+    let page = folder.join(format!("{}.html", harm.kind));
     let page = page.to_str().context("the target folder's path is not UTF-8")?;
     let times = ["--seconds", &seconds, "--kills-per-second", &rate, "--report", page];
     parse(&core.output(&[torture.as_slice(), &times].concat())?)

@@ -98,8 +98,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let served = served::measure(&uniddrv, &folder.join("core.log"), options.quick)?;
     eprintln!("killing drivers");
     let kills = if options.quick { options.kills.min(40) } else { options.kills };
-    let resets = kills::measure(&uniddrv, &folder, "scramble", (kills / 20).max(2))?;
-    let kills = kills::measure(&uniddrv, &folder, "kill", kills)?;
+    let resets = kills::measure(&uniddrv, &folder, &kills::SCRAMBLE, (kills / 20).max(2))?;
+    let kills = kills::measure(&uniddrv, &folder, &kills::KILL, kills)?;
     let vm = if options.no_vm {
         Vec::new()
     } else {
