@@ -109,7 +109,11 @@ struct Prepared<S: Steps> {
     ledger: DriverLedger,
     table: Table<S>,
     held: Arc<Held>,
-    device: Device,
+    /// What makes a [`Device`] of it. There is none before this process has its turn: dropping one
+    /// stops the device, which is another process's until then.
+    arena: Arc<Arena>,
+    iova: u64,
+    address: Address,
     settings: Settings,
     attached: Vec<Attached>,
 }
@@ -160,7 +164,7 @@ fn prepare<S: Steps>(
         return Err(core.fail(text));
     }
     let mapped = map(device, fds, inherited, &address, (arena_iova, arena_len), &windows);
-    let (ledger, held, device) = mapped.map_err(|text| core.fail(text))?;
+    let (ledger, held, arena, address) = mapped.map_err(|text| core.fail(text))?;
     // Takes 5 ms, so not when it is urgent; nor is there time for a question then.
     clock::ticks_per_second();
     for window in &windows {
@@ -172,7 +176,8 @@ fn prepare<S: Steps>(
         core.log(2, format!("memory is not locked, and may be swapped out: mlockall: {error}"));
     }
     let table = Table::new(ledger.clone());
-    Ok(Prepared { ledger, table, held, device, settings, attached: Vec::new() })
+    let (iova, attached) = (arena_iova, Vec::new());
+    Ok(Prepared { ledger, table, held, arena, iova, address, settings, attached })
 }
 
 fn map(
@@ -182,7 +187,7 @@ fn map(
     address: &str,
     (iova, len): (u64, u64),
     windows: &[BarWindow],
-) -> Result<(DriverLedger, Arc<Held>, Device), String> {
+) -> Result<(DriverLedger, Arc<Held>, Arc<Arena>, Address), String> {
     let address: Address = address.parse().map_err(|e| format!("address {address}: {e}"))?;
     let mut fds = fds.into_iter();
     let (Some(ledger), Some(arena)) = (fds.next(), fds.next()) else {
@@ -208,10 +213,7 @@ fn map(
     } else {
         return Err(format!("{} files for {} windows", received.len(), windows.len()));
     };
-    let held = Arc::new(held);
-    let space = DmaSpace::of_arena(held.clone(), Arc::new(arena), iova);
-    let device = Device::held(held.clone(), space, address);
-    Ok((ledger, held, device))
+    Ok((ledger, Arc::new(held), Arc::new(arena), address))
 }
 
 fn held(
@@ -265,7 +267,7 @@ fn begin<D: BlockDriver>(
     prepared: Prepared<D::Steps>,
     beginning: Beginning,
 ) -> Result<Serving<'_, D>, End> {
-    let Prepared { ledger, mut table, held, device, settings, attached } = prepared;
+    let Prepared { ledger, mut table, held, arena, iova, address, settings, attached } = prepared;
     ledger.adoption_began(clock::monotonic_nanoseconds());
     let phase = match ledger.check().and_then(|()| ledger.phase()) {
         Ok(phase) => phase,
@@ -300,6 +302,8 @@ fn begin<D: BlockDriver>(
         }
         Beginning::Renew => table.renew(),
     }
+    let space = DmaSpace::of_arena(held.clone(), arena, iova);
+    let device = Device::held(held.clone(), space, address);
     let outcome = match beginning {
         Beginning::Fresh => {
             ledger.set_phase(Phase::BringingUp);

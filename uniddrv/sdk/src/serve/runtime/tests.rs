@@ -52,16 +52,22 @@ fn tale(address: &str) -> Arc<Tale> {
 /// ledger: a successor issues it again.
 struct Ram {
     tale: Arc<Tale>,
+    device: Device,
     work: Vec<Work>,
     held: Vec<Work>,
 }
 
 impl Ram {
-    fn begin(device: &Device, how: &str) -> Self {
-        let tale = tale(&device.address().to_string());
-        tale.begun.lock().unwrap().push(how.to_owned());
-        Self { tale, work: Vec::new(), held: Vec::new() }
+    fn new(tale: Arc<Tale>, device: Device) -> Self {
+        Self { tale, device, work: Vec::new(), held: Vec::new() }
     }
+}
+
+/// The tale of `device`, of a driver that begins in this way.
+fn begun(device: &Device, how: &str) -> Arc<Tale> {
+    let tale = tale(&device.address().to_string());
+    tale.begun.lock().unwrap().push(how.to_owned());
+    tale
 }
 
 impl Drop for Ram {
@@ -76,14 +82,14 @@ impl BlockDriver for Ram {
 
     fn attach(device: Device, ledger: &DriverLedger, _: &Settings) -> Result<Self, AttachError> {
         assert_eq!(ledger.phase(), Ok(Phase::BringingUp));
-        let new = Self::begin(&device, "attach");
-        if new.tale.refuse_attach.load(Ordering::Relaxed) {
+        let tale = begun(&device, "attach");
+        if tale.refuse_attach.load(Ordering::Relaxed) {
             let claim = "it is made of wood".to_owned();
             return Err(AttachError::Device { address: device.address().clone(), claim });
         }
         // What the device cannot be reached for without the core.
         assert_eq!(device.identity().unwrap().vendor, 0x1b36);
-        Ok(new)
+        Ok(Self::new(tale, device))
     }
 
     fn adopt(
@@ -93,14 +99,14 @@ impl BlockDriver for Ram {
         table: &mut Table,
     ) -> Result<Self, (AdoptError, Device)> {
         assert_eq!(ledger.phase(), Ok(Phase::Running));
-        let new = Self::begin(&device, "adopt");
-        if new.tale.refuse_adoption.load(Ordering::Relaxed) {
+        let tale = begun(&device, "adopt");
+        if tale.refuse_adoption.load(Ordering::Relaxed) {
             return Err((AdoptError::Device("it is on fire".into()), device));
         }
         for (slot, ..) in table.submissions() {
             table.submit_again(slot);
         }
-        Ok(new)
+        Ok(Self::new(tale, device))
     }
 
     fn recover(
@@ -113,7 +119,8 @@ impl BlockDriver for Ram {
         for (slot, ..) in table.submissions() {
             table.submit_again(slot);
         }
-        Ok(Self::begin(&device, "recover"))
+        let tale = begun(&device, "recover");
+        Ok(Self::new(tale, device))
     }
 
     fn targets(&self) -> Vec<Target> {
@@ -158,6 +165,7 @@ impl BlockDriver for Ram {
     }
 
     fn shut_down(self) {
+        self.device.set_bus_master(false).unwrap();
         self.tale.shut_down.store(true, Ordering::Relaxed);
     }
 }
@@ -176,7 +184,10 @@ struct FakeCore {
 struct Process {
     control: Control,
     thread: Option<JoinHandle<End>>,
-    worker: Option<JoinHandle<()>>,
+    worker: Option<JoinHandle<Vec<ToDevice>>>,
+    over: Arc<AtomicBool>,
+    /// What its device was asked, once it has ended.
+    asked: Vec<ToDevice>,
 }
 
 impl FakeCore {
@@ -243,9 +254,17 @@ impl FakeCore {
     }
 }
 
-/// A worker of the device.
-fn answer(mut control: Control) {
-    while let Ok((question, _)) = control.receive_within::<ToDevice>(PATIENCE) {
+/// A worker of the device, until it is `over`. What it was asked.
+fn answer(mut control: Control, over: &AtomicBool) -> Vec<ToDevice> {
+    let mut asked = Vec::new();
+    loop {
+        let last = over.load(Ordering::Relaxed);
+        let question = match control.receive_within::<ToDevice>(Duration::from_millis(20)) {
+            Ok((question, _)) => question,
+            Err(ControlError::TimedOut(_)) if !last => continue,
+            Err(_) => break,
+        };
+        asked.push(question.clone());
         let answer = match question {
             ToDevice::ReadConfig { offset: 0, .. } => FromDevice::Data(vec![0x36, 0x1b, 0x10, 0]),
             ToDevice::ReadConfig { len, .. } => FromDevice::Data(vec![0; len.into()]),
@@ -254,9 +273,10 @@ fn answer(mut control: Control) {
             _ => FromDevice::Done,
         };
         if control.send(&answer, &[]).is_err() {
-            return;
+            break;
         }
     }
+    asked
 }
 
 impl Process {
@@ -268,8 +288,11 @@ impl Process {
             let mut core = Core::new(theirs);
             run::<Ram>(&mut core, device, inherited_windows, |_| ())
         });
-        let worker = std::thread::spawn(move || answer(Control::new(worker)));
-        Self { control: Control::new(ours), thread: Some(thread), worker: Some(worker) }
+        let over = Arc::new(AtomicBool::new(false));
+        let its_over = over.clone();
+        let worker = std::thread::spawn(move || answer(Control::new(worker), &its_over));
+        let control = Control::new(ours);
+        Self { control, thread: Some(thread), worker: Some(worker), over, asked: Vec::new() }
     }
 
     /// The next message that is not for a log.
@@ -301,7 +324,8 @@ impl Process {
             std::thread::yield_now();
         }
         let ended = self.thread.take().unwrap().join().unwrap();
-        self.worker.take().unwrap().join().unwrap();
+        self.over.store(true, Ordering::Relaxed);
+        self.asked = self.worker.take().unwrap().join().unwrap();
         ended
     }
 }
@@ -312,6 +336,7 @@ impl Drop for Process {
             // The socket's end is the process's.
             self.control = Control::new(pair().unwrap().0);
             let _ = thread.join();
+            self.over.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -174,6 +174,45 @@ fn who_waits_for_its_turn_hears_of_clients() {
     let mut process = core.spawn_ready();
     process.control.send(&ToDriver::Stop, &[]).unwrap();
     assert_eq!(process.end(), End::Ordered);
+    let mut process = core.spawn_ready();
+    process.control = Control::new(pair().unwrap().0);
+    assert_eq!(process.end(), End::Orphaned);
+}
+
+/// The device of one who waits is another's, who goes on with it.
+#[test]
+fn who_does_not_get_its_turn_leaves_the_device_alone() {
+    let core = FakeCore::new("bystander");
+    let ends: [fn(&mut Process); 4] = [
+        |process| process.control.send(&ToDriver::Stop, &[]).unwrap(),
+        |process| process.control.send(&ToDriver::Quiesce, &[]).unwrap(),
+        |process| process.control = Control::new(pair().unwrap().0),
+        |process| {
+            send(&process.control, &[0xff; 9], SendFlags::empty()).unwrap();
+        },
+    ];
+    for end in ends {
+        let mut process = core.spawn_ready();
+        end(&mut process);
+        process.end();
+        let looked = |asked: &ToDevice| matches!(asked, ToDevice::Bar { .. });
+        assert!(process.asked.iter().all(looked), "{:?}", process.asked);
+    }
+}
+
+#[test]
+fn who_leaves_a_device_to_a_successor_leaves_it_alone() {
+    let core = FakeCore::new("leaves-alone");
+    for order in [Some(ToDriver::Quiesce), None] {
+        let mut process = core.spawn_up(Beginning::Reset, &[]);
+        match order {
+            Some(order) => core.say(&process, &order),
+            None => process.control = Control::new(pair().unwrap().0),
+        }
+        process.end();
+        let writes = |asked: &ToDevice| matches!(asked, ToDevice::WriteConfig { .. });
+        assert!(!process.asked.iter().any(writes), "{:?}", process.asked);
+    }
 }
 
 #[test]
