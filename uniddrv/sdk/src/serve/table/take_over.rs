@@ -192,12 +192,15 @@ impl<S: Steps> Table<S> {
                 "{in_flight} requests on their way and {unposted} to be posted, of {depth}"
             ));
         }
-        Ok(Resumption {
-            queue: number,
-            consumer: consumer.wrapping_add(taken),
-            producer,
-            in_flight,
-        })
+        let consumer = consumer.wrapping_add(taken);
+        // What was taken is on its way or was answered: else somebody would wait for ever.
+        let answered = producer.wrapping_add(unposted);
+        if consumer.wrapping_sub(answered) != in_flight {
+            return wrong(format!(
+                "{consumer} requests taken, {answered} answered and {in_flight} on their way"
+            ));
+        }
+        Ok(Resumption { queue: number, consumer, producer, in_flight })
     }
 
     fn resume(&mut self, resumption: &Resumption) {
