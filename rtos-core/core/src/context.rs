@@ -45,8 +45,9 @@ pub(crate) enum Effect {
     },
     /// The arena of a connection is there.
     Arena(ClientId, Arc<Arena>),
-    /// What a client has open was taken from it; if it was hostile, so is its connection.
-    Taken { client: ClientId, handle: u32, text: String, hostile: bool },
+    /// What a client has open was taken from it. Its connection stays: what it has at other devices
+    /// is nothing that a driver of this one has a say in.
+    Taken { client: ClientId, handle: u32, text: String },
     /// The device has a name, or other targets than before.
     Names(DeviceId),
     /// The device has settled: it runs, or it does not and will not by itself.

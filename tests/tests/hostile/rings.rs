@@ -99,7 +99,7 @@ fn an_index_that_cannot_be_ends_its_client() {
         let FromCore::Closed { handle, text } = message else { panic!("{message:?}") };
         assert_eq!(handle, opened.handle);
         assert!(text.contains("cannot be"), "{text}");
-        assert_eq!(wire.end(), uniddrv_tests::wire::End::Silent);
+        assert!(wire.is_alive(), "what else it has is none of this driver's business");
         assert_ne!(queue::closed(&queue.words), 0, "the queue says that it has ended");
     }
     scene.unharmed();

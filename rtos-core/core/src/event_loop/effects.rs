@@ -34,11 +34,11 @@ impl EventLoop {
                     connection.arena = Some(arena);
                 }
             }
-            Effect::Taken { client, handle, text, hostile } => {
+            Effect::Taken { client, handle, text } => {
                 let Some(connection) = self.clients.get_mut(client) else { return };
                 connection.handles.remove(&handle);
                 let told = connection.tell(&FromCore::Closed { handle, text }, &[]);
-                if hostile || !told {
+                if !told {
                     self.let_out(client);
                 }
             }

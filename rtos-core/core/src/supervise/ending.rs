@@ -41,7 +41,7 @@ impl Supervisor {
         }
         let handles: Vec<u32> = self.attachments.keys().copied().collect();
         for handle in handles {
-            self.take_away(handle, &text, false, cx);
+            self.take_away(handle, &text, cx);
         }
         self.pending = None;
         self.targets.clear();

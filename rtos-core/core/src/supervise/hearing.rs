@@ -60,6 +60,13 @@ impl Supervisor {
             FromDriver::Ready => self.is_ready(id, cx),
             FromDriver::Up { adopted, reason, targets, kind, identity } if begun => {
                 self.check_targets(&targets)?;
+                if adopted && self.are_others(&targets) {
+                    let text = "it took over a device that has other names than before";
+                    if let Some(active) = &mut self.active {
+                        active.kill(Cause::Unreadable(text.into()));
+                    }
+                    return Ok(());
+                }
                 if !identity.is_empty() {
                     (self.kind, self.identity) = (shorten(kind), identity);
                 }
@@ -188,6 +195,13 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Whether a device that was only taken over cannot have these targets: its predecessor left
+    /// lies about it. A new program may know more of them.
+    fn are_others(&self, targets: &[Target]) -> bool {
+        let upgraded = self.hand_over.as_ref().is_some_and(|one| one.cause == Cause::Upgrade);
+        !upgraded && !self.targets.is_empty() && targets != self.targets
+    }
+
     /// The driver runs the device.
     fn is_up(
         &mut self,
@@ -279,10 +293,10 @@ impl Supervisor {
         let Some(attachment) = self.attachments.get(&handle) else { return };
         let client = attachment.request.client;
         if self.may_log(id) {
-            tracing::warn!(name = self.label(), %client, "ending a hostile client: {text}");
+            tracing::warn!(name = self.label(), %client, "taking the name from a hostile client: {text}");
         }
         if matches!(self.state, State::Serving) {
-            self.take_away(handle, &format!("its rings were broken: {text}"), true, cx);
+            self.take_away(handle, &format!("its rings were broken: {text}"), cx);
         }
     }
 }

@@ -137,7 +137,7 @@ impl Supervisor {
         let target = self.targets.iter().find(|target| target.path == attachment.request.path);
         let (Some(target), Some(arena)) = (target, attachment.arena.clone()) else {
             let text = format!("`{}` is there no longer", attachment.request.path);
-            return self.take_away(handle, &text, false, cx);
+            return self.take_away(handle, &text, cx);
         };
         let request = &attachment.request;
         let limit = request.limits.in_flight;
@@ -171,20 +171,14 @@ impl Supervisor {
     }
 
     /// Takes an attachment away from its client, who is told why.
-    pub(super) fn take_away(
-        &mut self,
-        handle: u32,
-        text: &str,
-        hostile: bool,
-        cx: &mut Context<'_>,
-    ) {
+    pub(super) fn take_away(&mut self, handle: u32, text: &str, cx: &mut Context<'_>) {
         let Some(attachment) = self.attachments.get_mut(&handle) else { return };
         let client = attachment.request.client;
         match attachment.stage {
             Stage::Open => {
                 attachment.close();
                 let text = text.to_owned();
-                cx.effects.push(Effect::Taken { client, handle, text, hostile });
+                cx.effects.push(Effect::Taken { client, handle, text });
             }
             Stage::Making | Stage::Mapping | Stage::Attaching => {
                 if std::mem::take(&mut attachment.awaited) {
@@ -305,7 +299,7 @@ impl Supervisor {
         let handles: Vec<u32> =
             self.attachments.values().filter(|one| meant(one)).map(|one| one.handle).collect();
         for &handle in &handles {
-            self.take_away(handle, "it was revoked", false, cx);
+            self.take_away(handle, "it was revoked", cx);
         }
         self.advance(cx);
         handles.len()

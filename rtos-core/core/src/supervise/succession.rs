@@ -99,6 +99,11 @@ impl Supervisor {
         let how = match memory.beginning() {
             _ if matches!(cause, Cause::Unreadable(_)) => Beginning::Renew,
             None => Beginning::Renew,
+            // Nobody has begun with it, it says, and that is not so, or only the rings were begun
+            // to be started over.
+            Some(Beginning::Fresh) if dead.stage != Stage::Begun(Beginning::Fresh) => {
+                Beginning::Renew
+            }
             Some(Beginning::Adopt) if cause.needs_reset() => Beginning::Reset,
             Some(how) => how,
         };
