@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod crowds;
+mod forged;
 mod host;
 mod messages;
 mod rings;
