@@ -102,6 +102,7 @@ fn queues(socket: &Path, name: &str) -> Outcome {
 }
 
 /// Uses a name as it should be used.
+#[expect(clippy::unnecessary_wraps, reason = "as all that it can do")]
 fn hold(socket: &Path, name: &str) -> Outcome {
     let bystander = Bystander::new(socket, name);
     bystander.goes_on(10);
@@ -128,7 +129,7 @@ fn see(socket: &Path) -> Outcome {
 }
 
 /// Says what it could do that it should not be able to.
-fn report(what: &str, of: impl Display, result: Result<impl Sized, impl Display>) {
+fn report(what: &str, of: impl Display, result: &Result<impl Sized, impl Display>) {
     if result.is_ok() {
         println!("could {what} {of}");
     }
@@ -139,7 +140,7 @@ fn snoop(socket: &Path, name: &str, processes: &[&str]) -> Outcome {
     let mut wire = Wire::greeted(socket);
     for rights in [Rights::Read, Rights::Write] {
         let question = ToCore::Open { name: name.into(), rights, queues: 1, depth: 1, arena: 1 };
-        report("open", name, wire.open(&question).map_err(|code| format!("{code:?}")));
+        report("open", name, &wire.open(&question).map_err(|code| format!("{code:?}")));
     }
     let name = || name.to_owned();
     let orders = [
@@ -193,18 +194,18 @@ fn snoop_at(process: &str) -> Outcome {
             Err(error) if error.kind() == std::io::ErrorKind::IsADirectory => Ok(()),
             Err(error) => Err(error),
         });
-        report("look at", path, shown);
+        report("look at", path, &shown);
     }
     for fd in 0..64 {
-        report("open", fd, fs::File::open(format!("{folder}/fd/{fd}")));
+        report("open", fd, &fs::File::open(format!("{folder}/fd/{fd}")));
     }
     let pid = Pid::from_raw(process.parse()?).ok_or("no process")?;
-    report("signal", process, test_kill_process(pid));
-    report("stop", process, kill_process(pid, Signal::STOP));
+    report("signal", process, &test_kill_process(pid));
+    report("stop", process, &kill_process(pid, Signal::STOP));
     if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) {
         for fd in 0..64 {
             let flags = rustix::process::PidfdGetfdFlags::empty();
-            report("take", fd, rustix::process::pidfd_getfd(&pidfd, fd, flags));
+            report("take", fd, &rustix::process::pidfd_getfd(&pidfd, fd, flags));
         }
     }
     pause(1);
