@@ -102,14 +102,13 @@ fn limits_hold_for_each_client_over_all_its_queues() {
     // One without limits is held up by none of them.
     assert!(unlimited > 2.0 * limited && unlimited > four, "{unlimited}");
     assert!(ground.status().ios > before.ios);
-    all.iter_mut().for_each(|user| user.drain());
+    all.iter_mut().for_each(User::drain);
 }
 
 #[test]
 fn shares_are_by_weight() {
-    let plan = Plan::new("namespaces=512:2M,512:2M,512:2M&fault=delay=1:1ms");
-    // The device takes eight at a time: more wait, and it matters who comes first.
-    let mut plan = plan.device("depth = 8");
+    // The device takes 16 at a time: more wait, and it matters who comes first.
+    let mut plan = Plan::new("namespaces=512:2M,512:2M,512:2M&entries=33&fault=delay=1:1ms");
     for (name, weight) in [("nvme:0/ns1", 64), ("nvme:0/ns2", 192), ("nvme:0/ns3", 64)] {
         plan = plan.rest(&format!(
             "[[allow]]\nname = \"{name}\"\nuser = \"*\"\nrights = \"write\"\nweight = {weight}"
@@ -126,11 +125,11 @@ fn shares_are_by_weight() {
     all.append(&mut heavy);
     all.append(&mut many);
     run(&mut all, Duration::from_millis(200));
-    let counts = run(&mut all, Duration::from_millis(1000));
+    let counts = run(&mut all, Duration::from_secs(1));
     let (light, heavy) = (counts[0] as f64, counts[1] as f64);
     let many = counts[2..].iter().sum::<u64>() as f64;
     eprintln!("{light} with weight 64, {heavy} with 192, {many} with 64 over four queues");
-    assert!((2.0..4.5).contains(&(heavy / light)), "{heavy} against {light}");
+    assert!((1.6..4.5).contains(&(heavy / light)), "{heavy} against {light}");
     assert!((0.6..1.6).contains(&(many / light)), "{many} against {light}");
-    all.iter_mut().for_each(|user| user.drain());
+    all.iter_mut().for_each(User::drain);
 }

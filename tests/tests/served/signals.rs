@@ -59,7 +59,7 @@ fn signals_from_outside_are_survived_and_named() {
         assert_eq!((is.as_str(), recovery.as_str(), *dead), (cause, "adopted", pid));
         match words {
             Some(words) => {
-                assert!(last_words.as_ref().unwrap().starts_with(words), "{last_words:?}")
+                assert!(last_words.as_ref().unwrap().starts_with(words), "{last_words:?}");
             }
             None => assert_eq!(*last_words, None),
         }

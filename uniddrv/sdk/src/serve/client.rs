@@ -50,7 +50,9 @@ pub(super) struct Client {
     pub(super) in_flight: u32,
     pub(super) most_in_flight: u32,
     pub(super) share: u32,
-    /// Requests that may be taken before the next client has its turn.
+    /// Requests that may be taken in a turn: its share beside others'.
+    pub(super) quantum: u32,
+    /// How many of these are left.
     pub(super) credit: u32,
     pub(super) ios: Bucket,
     pub(super) bytes: Bucket,
@@ -123,6 +125,7 @@ impl Client {
             in_flight: 0,
             most_in_flight: if in_flight == 0 { u32::MAX } else { in_flight },
             share: weight.clamp(1, 64),
+            quantum: u32::MAX,
             credit: 0,
             ios: Bucket::new(iops, now),
             bytes: Bucket::new(bytes_per_second, now),

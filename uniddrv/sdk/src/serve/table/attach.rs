@@ -78,6 +78,7 @@ impl<S: Steps> Table<S> {
             self.queues[usize::from(*number)] = Some(queue);
             self.active.push(*number);
         }
+        self.share_out();
         Ok(())
     }
 
@@ -108,6 +109,7 @@ impl<S: Steps> Table<S> {
             self.active.retain(|&active| active != number);
         }
         self.news = self.clients.iter().flatten().any(|client| client.leaving);
+        self.share_out();
         Some(client.number)
     }
 

@@ -7,8 +7,9 @@ use super::{Entry, Table, Work};
 use crate::serve::client::check;
 use crate::serve::{Step, Steps};
 
-/// Requests of a client that are taken before the next one has its turn, for each share of it.
-const TURN: u32 = 8;
+/// Requests that are taken in a turn of the client with the smallest share. Few: shares hold only
+/// among clients that have more than that waiting in their rings.
+const TURN: u32 = 2;
 
 /// How a client's turn ended.
 enum Turn {
@@ -77,6 +78,18 @@ impl<S: Steps> Table<S> {
         }
     }
 
+    /// Clients have come or gone: what each may take in a turn.
+    pub(super) fn share_out(&mut self) {
+        let shares = self.clients.iter().flatten().map(|client| client.share);
+        let (count, least) = (shares.clone().count(), shares.min().unwrap_or(1).max(1));
+        for client in self.clients.iter_mut().flatten() {
+            // One that is alone need not let anybody else have a turn.
+            client.quantum =
+                if count == 1 { u32::MAX } else { (client.share * TURN).div_ceil(least) };
+            client.credit = 0;
+        }
+    }
+
     /// Takes requests from the queues of client `index` in turn.
     #[inline]
     fn take_from_client(&mut self, index: usize, room: usize, work: &mut Vec<Work>) -> Turn {
@@ -85,7 +98,7 @@ impl<S: Steps> Table<S> {
             return Turn::Nothing;
         }
         if client.credit == 0 {
-            client.credit = client.share * TURN;
+            client.credit = client.quantum;
         }
         let count = client.queues.len();
         for _ in 0..count {

@@ -53,6 +53,18 @@ fn shares_go_by_weight_however_much_room_the_device_has() {
 }
 
 #[test]
+fn shares_are_relative_to_those_who_are_there() {
+    // As the core tells them: large numbers, and no more waiting than the rings hold.
+    let weight = |weight| Limits { weight, ..Limits::default() };
+    let clients = vec![with_limits(1, &[0], weight(60)), with_limits(2, &[1], weight(20))];
+    let mut world = World::new(clients, 8);
+    let ended = saturate(&mut world, 2000, 0);
+    let share = ended[0] as f64 / ended[1] as f64;
+    assert!((2.8..3.2).contains(&share), "{ended:?}");
+    world.check();
+}
+
+#[test]
 fn more_queues_are_no_larger_share() {
     let clients = vec![Client::new(1, &[0, 1, 2, 3, 4, 5, 6, 7], 32), Client::new(2, &[8], 32)];
     let mut world = World::new(clients, 4);
