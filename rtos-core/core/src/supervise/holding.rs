@@ -119,10 +119,9 @@ impl Supervisor {
             return;
         }
         self.state = State::Serving;
-        let how = match self.ledger.as_ref().and_then(crate::ledger::LedgerMemory::beginning) {
-            Some(Beginning::Fresh) => Beginning::Fresh,
-            Some(_) => Beginning::Reset,
-            None => Beginning::Renew,
+        let how = match self.beginning() {
+            Beginning::Adopt => Beginning::Reset,
+            how => how,
         };
         if how == Beginning::Renew && !self.renew_ledger(cx) {
             return;

@@ -7,7 +7,7 @@ use uniddrv_abi::message::{Beginning, ToDriver};
 
 use super::hearing::shorten;
 use super::{BRING_UP, LONG, Pending, State, Supervisor};
-use crate::attachment;
+use crate::attachment::{self, Attachment};
 use crate::context::{Context, Effect, monotonic};
 use crate::death::Cause;
 use crate::device::DriverId;
@@ -96,16 +96,13 @@ impl Supervisor {
         }
         let suspicions = if cause.is_fault() { memory.ledger.suspect_breadcrumb() } else { 0 };
         memory.ledger.set_last_words(&[]);
-        let how = match memory.beginning() {
+        let how = match self.beginning() {
             _ if matches!(cause, Cause::Unreadable(_)) => Beginning::Renew,
-            None => Beginning::Renew,
             // Nobody has begun with it, it says, and that is not so, or only the rings were begun
             // to be started over.
-            Some(Beginning::Fresh) if dead.stage != Stage::Begun(Beginning::Fresh) => {
-                Beginning::Renew
-            }
-            Some(Beginning::Adopt) if cause.needs_reset() => Beginning::Reset,
-            Some(how) => how,
+            Beginning::Fresh if dead.stage != Stage::Begun(Beginning::Fresh) => Beginning::Renew,
+            Beginning::Adopt if cause.needs_reset() => Beginning::Reset,
+            how => how,
         };
         let completed = memory.ledger.completed();
         let delay = self.count_death(dead, cause, completed, cx.now);
@@ -125,6 +122,19 @@ impl Supervisor {
         self.stillborn = 0;
         self.pending = Some(Pending { how, not_before: delay });
         (words, suspicions)
+    }
+
+    /// How the next driver has to begin, by what the ledger says.
+    pub(super) fn beginning(&self) -> Beginning {
+        match self.ledger.as_ref().and_then(LedgerMemory::beginning) {
+            None => Beginning::Renew,
+            // It is in place of one that clients' rings belong to, and whoever was to renew these
+            // has died before.
+            Some(Beginning::Fresh) if self.attachments.values().any(Attachment::is_attached) => {
+                Beginning::Renew
+            }
+            Some(how) => how,
+        }
     }
 
     /// Counts a death against the budget. When the next driver may begin; nothing where there is
