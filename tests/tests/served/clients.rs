@@ -155,9 +155,9 @@ fn a_client_that_leaves_with_requests_on_their_way_disturbs_nobody() {
             let request = Request { operation, buffer: Some(buffer), tag: number };
             queue.submit(request).map_err(|(error, _)| error).unwrap();
         }
-        queues.iter_mut().for_each(|queue| {
+        for queue in &mut queues {
             queue.poll(|_| {});
-        });
+        }
         user.work(3);
         if round % 2 == 0 {
             drop(queues);

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -37,7 +37,7 @@ pub(crate) struct Plan {
     core: String,
     rest: String,
     user: Option<u32>,
-    turn: MutexGuard<'static, ()>,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Plan {
@@ -56,7 +56,7 @@ impl Plan {
             core: String::new(),
             rest: String::new(),
             user: None,
-            turn,
+            _turn: turn,
         }
     }
 
@@ -246,11 +246,6 @@ impl Ground {
     pub(crate) fn start_again(&mut self) {
         self.host = Host::start(&self.plan);
         self.core = connect(&self.plan.socket());
-    }
-
-    /// Whether the core's process has ended.
-    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
-        self.host.process.try_wait().unwrap()
     }
 
     /// What the core logged.

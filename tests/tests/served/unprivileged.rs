@@ -9,7 +9,7 @@ use std::process::Command;
 use rustix::process::{Signal, getuid};
 
 use crate::clients::Guest;
-use crate::ground::{DRIVER, Ground, Plan, signal};
+use crate::ground::{DRIVER, Ground, Plan, signal, until};
 use crate::user::User;
 
 /// Nobody.
@@ -50,10 +50,20 @@ fn an_ordinary_user_runs_a_core_whose_drivers_die() {
         user.work_until(|_| (ground.status().restarts == round).then_some(()));
         user.work(100);
     }
+    // Neither does the end of a driver wait for its mounts to be taken down, nor do these stay.
+    ground.warm();
+    until(|| (mounts_held(&ground) == 2).then_some(()));
     guest.finish();
     user.verify();
     let status = ground.status();
     assert_eq!((status.adoptions, status.resets, status.errors), (10, 0, 0));
+}
+
+/// Trees of mounts that the core keeps: one for each driver process.
+fn mounts_held(ground: &Ground) -> usize {
+    let entries = fs::read_dir(format!("/proc/{}/fd", ground.pid())).unwrap();
+    let links = entries.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+    links.filter(|link| link.to_string_lossy().starts_with("mnt:[")).count()
 }
 
 fn guest(ground: &Ground, root: bool) -> Command {

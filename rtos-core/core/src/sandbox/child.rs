@@ -1,7 +1,9 @@
 //! A sandboxed process, as the core holds it.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
@@ -17,11 +19,19 @@ pub(super) const BURIAL: Duration = Duration::from_secs(1);
 pub struct Child {
     process: Pidfd,
     missing: Vec<Missing>,
+    /// Its tree of mounts. Were it its own alone, it would be taken down before anybody is told
+    /// that the process has ended, which takes milliseconds on a busy machine.
+    mounts: Option<(File, Sender<File>)>,
 }
 
 impl Child {
     pub(super) fn new(process: Pidfd) -> Self {
-        Self { process, missing: Vec::new() }
+        Self { process, missing: Vec::new(), mounts: None }
+    }
+
+    /// Keeps its tree of mounts, for `undertaker` to take down once the process has ended.
+    pub(super) fn keep(&mut self, mounts: File, undertaker: Sender<File>) {
+        self.mounts = Some((mounts, undertaker));
     }
 
     pub(super) fn lacks(&mut self, missing: Vec<Missing>) {
@@ -80,6 +90,10 @@ impl Drop for Child {
             Ok(Some(_)) => {}
             Ok(None) => tracing::error!(?pid, "a killed driver process does not end"),
             Err(error) => tracing::error!(?pid, %error, "cannot end a driver process"),
+        }
+        if let Some((mounts, undertaker)) = self.mounts.take() {
+            // Where there is no such thread any more, everything is ending.
+            let _ = undertaker.send(mounts);
         }
     }
 }

@@ -86,6 +86,7 @@ pub struct Spawner {
 struct Origin {
     launcher: File,
     null: File,
+    undertaker: Sender<File>,
 }
 
 impl Spawner {
@@ -106,7 +107,13 @@ impl Spawner {
         let launcher = File::open(launcher).map_err(failed("opening the launcher's program"))?;
         let mut options = fs::OpenOptions::new();
         let null = options.read(true).write(true).open("/dev/null");
-        let origin = Origin { launcher, null: null.map_err(failed("opening /dev/null"))? };
+        let null = null.map_err(failed("opening /dev/null"))?;
+        let (undertaker, graves) = channel();
+        thread::Builder::new()
+            .name("undertaker".to_owned())
+            .spawn(move || graves.into_iter().for_each(drop))
+            .map_err(failed("starting a thread"))?;
+        let origin = Origin { launcher, null, undertaker };
         let (jobs, work) = channel::<Job>();
         let thread = thread::Builder::new()
             .name("spawner".to_owned())
@@ -268,6 +275,12 @@ impl Origin {
                 return Err(ended.map_or(ControlError::Closed.into(), SpawnError::Ended));
             }
             Err(error) => return Err(error.into()),
+        }
+        // Its tree of mounts exists now, and the program that it will execute cannot be looked at.
+        let mounts = format!("/proc/{}/ns/mnt", pid.as_raw_nonzero());
+        match File::open(&mounts) {
+            Ok(mounts) => child.keep(mounts, self.undertaker.clone()),
+            Err(error) => tracing::debug!("its end will take longer: {mounts}: {error}"),
         }
         if let Scheduling::Fifo(priority) = confinement.scheduling
             && let Err(error) = set_fifo(pid, priority.into())

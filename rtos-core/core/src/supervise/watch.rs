@@ -127,6 +127,10 @@ impl Watch {
         if self.looks < most {
             return false;
         }
+        // Nor does one that is ending already, however long that takes.
+        if is_ending(pid) {
+            return false;
+        }
         // One that would run and gets no CPU does not hang. Linux knows.
         let had = self.cpu.zip(cpu_time(pid)).map(|(before, now)| now.saturating_sub(before));
         let starved =
@@ -145,6 +149,14 @@ fn cpu_time(pid: i32) -> Option<u64> {
 /// Whether a process would run if it had a CPU.
 fn wants_cpu(pid: i32) -> bool {
     state(pid) == Some('R')
+}
+
+/// Whether a process is on its way out: PF_EXITING among its flags. proc_pid_stat(5).
+fn is_ending(pid: i32) -> bool {
+    const EXITING: u64 = 4;
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let flags = text.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse().ok());
+    flags.is_some_and(|flags: u64| flags & EXITING != 0)
 }
 
 /// The state of a process: `R` runs or would, `S` sleeps, `T` is stopped. proc_pid_stat(5).
