@@ -10,5 +10,6 @@ mod host;
 mod messages;
 mod rings;
 mod scene;
+mod shortage;
 mod users;
 mod wakes;

@@ -1,0 +1,84 @@
+//! A core that has too little of something, for clients that want too much.
+
+use uniddrv::client::Harm;
+use uniddrv_abi::message::{FromCore, Refusal, Rights, ToCore};
+use uniddrv_tests::bystander::Bystander;
+use uniddrv_tests::wait::{PATIENCE, until};
+use uniddrv_tests::wire::{Opened, Wire, hello, open};
+
+use crate::host::Setup;
+use crate::scene::Scene;
+
+#[test]
+fn without_file_descriptors_clients_are_refused_and_drivers_replaced() {
+    let host = Setup::nvme().limit("ulimit -n 300").run();
+    let bystander = Bystander::new(&host.socket(), "nvme:0/ns1");
+    let core = host.connect();
+    let before = host.driver();
+    let mut guests = Vec::new();
+    let mut refused = 0;
+    for _ in 0..400 {
+        let mut wire = Wire::new(&host.socket());
+        let _ = wire.send(&hello());
+        match wire.control.receive_within::<FromCore>(PATIENCE).unwrap().0 {
+            FromCore::Welcome { .. } => guests.push(wire),
+            FromCore::Refused { code: Refusal::Limit, .. } => refused += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(refused > 100 && guests.len() > 20, "{} in, {refused} refused", guests.len());
+    let answer = guests[0].open(&open("nvme:0/ns2", 16, 8));
+    assert_eq!(answer.err(), Some(Refusal::Limit));
+    for deaths in 1..=3 {
+        core.kill("nvme:0", Harm::Kill).unwrap();
+        until("no successor takes over", || {
+            let status = core.status("nvme:0").unwrap().pop().unwrap();
+            let there = status.restarts == before.restarts + deaths;
+            (there && status.warm && status.state == "running").then_some(())
+        });
+        bystander.goes_on(50);
+    }
+    // Those that go make room.
+    guests.clear();
+    let _ = until("nobody gets in any more", || {
+        let mut wire = Wire::new(&host.socket());
+        let _ = wire.send(&hello());
+        let (answer, _) = wire.control.receive_within::<FromCore>(PATIENCE).unwrap();
+        matches!(answer, FromCore::Welcome { .. }).then_some(wire)
+    });
+    bystander.end();
+}
+
+#[test]
+fn without_memory_arenas_are_refused_and_nobody_is_disturbed() {
+    // What is mapped: the programs, a few stacks, arenas.
+    let scene = Scene::with(Setup::nvme().limit("ulimit -v 500000"));
+    let mut held: Vec<(Wire, Opened)> = Vec::new();
+    let question = ToCore::Open {
+        name: "nvme:0/ns2".into(),
+        rights: Rights::Read,
+        queues: 1,
+        depth: 8,
+        arena: 64 << 20,
+    };
+    let mut refused = 0;
+    for _ in 0..30 {
+        let mut wire = scene.greeted();
+        match wire.open(&question) {
+            Ok(opened) => held.push((wire, opened)),
+            Err(code) => {
+                // The core's own memory, or that of the model that maps it too.
+                assert!(matches!(code, Refusal::Limit | Refusal::Failed), "{code:?}");
+                assert!(wire.is_alive());
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0 && !held.is_empty(), "{} held, {refused} refused", held.len());
+    scene.goes_on();
+    held.clear();
+    let mut wire = scene.greeted();
+    until("memory does not come back", || wire.open(&question).ok());
+    drop(wire);
+    scene.unharmed();
+}
