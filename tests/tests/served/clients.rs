@@ -1,6 +1,5 @@
 //! Clients that die, leave and come back, with requests on their way.
 
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -54,22 +53,6 @@ impl Drop for Guest {
     }
 }
 
-/// File descriptors of the core, and shared memory that each process has mapped.
-fn footprint(ground: &Ground) -> Vec<usize> {
-    let core = ground.pid().cast_signed();
-    let files = fs::read_dir(format!("/proc/{core}/fd")).unwrap().count();
-    let mapped = |pid: i32| {
-        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-        maps.lines().filter(|line| line.contains("memfd:")).count()
-    };
-    let mut all = vec![files, mapped(core)];
-    all.extend(ground.models().into_iter().map(mapped));
-    let mut drivers: Vec<_> = ground.drivers().into_iter().map(mapped).collect();
-    drivers.sort_unstable();
-    all.extend(drivers);
-    all
-}
-
 fn begin(parameters: &str) -> (Ground, User, uniddrv::client::Core) {
     let ground = Plan::new(parameters).start();
     ground.ready();
@@ -84,7 +67,7 @@ fn begin(parameters: &str) -> (Ground, User, uniddrv::client::Core) {
 fn until_forgotten(ground: &Ground, user: &mut User, before: &[usize]) {
     user.work_until(|_| {
         let status = ground.status();
-        (status.warm && status.holders.len() == 1 && footprint(ground) == before).then_some(())
+        (status.warm && status.holders.len() == 1 && ground.footprint() == before).then_some(())
     });
 }
 
@@ -92,7 +75,7 @@ fn until_forgotten(ground: &Ground, user: &mut User, before: &[usize]) {
 fn a_hundred_clients_that_are_killed_leave_nothing_behind() {
     // Their requests take a while: they are on their way when they die.
     let (ground, mut user, _core) = begin("size=8M&fault=delay=0.5:3ms");
-    let before = footprint(&ground);
+    let before = ground.footprint();
     for round in 0..100 {
         let guest = Guest::new(&ground, 0);
         user.work(5 + round % 7);
@@ -112,7 +95,7 @@ fn a_hundred_clients_that_are_killed_leave_nothing_behind() {
 #[test]
 fn a_name_is_opened_two_hundred_times_and_nothing_leaks() {
     let (ground, mut user, _core) = begin("size=8M");
-    let before = footprint(&ground);
+    let before = ground.footprint();
     let other = connect(&ground.plan.socket());
     for round in 0..200 {
         // Over a connection that stays, and over new ones.
@@ -138,7 +121,7 @@ fn a_name_is_opened_two_hundred_times_and_nothing_leaks() {
 #[test]
 fn a_client_that_leaves_with_requests_on_their_way_disturbs_nobody() {
     let (ground, mut user, _core) = begin("size=8M&fault=delay=0.5:3ms");
-    let before = footprint(&ground);
+    let before = ground.footprint();
     let other = connect(&ground.plan.socket());
     for round in 0..50 {
         let client = other.open(NAME, &options(2, DEPTH)).unwrap();
@@ -183,7 +166,7 @@ fn a_client_that_leaves_with_requests_on_their_way_disturbs_nobody() {
 #[test]
 fn a_client_that_dies_while_a_successor_takes_over_is_drained() {
     let (ground, mut user, _core) = begin("size=8M&fault=delay=0.5:3ms");
-    let before = footprint(&ground);
+    let before = ground.footprint();
     for round in 0..20_u64 {
         let guest = Guest::new(&ground, 0);
         user.work(5);

@@ -236,7 +236,23 @@ impl Ground {
             .collect()
     }
 
-    /// Kills the core, and starts another one with the same configuration.
+    /// File descriptors of the core, and shared memory that each process has mapped.
+    pub(crate) fn footprint(&self) -> Vec<usize> {
+        let core = self.pid().cast_signed();
+        let files = fs::read_dir(format!("/proc/{core}/fd")).unwrap().count();
+        let mapped = |pid: i32| {
+            let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+            maps.lines().filter(|line| line.contains("memfd:")).count()
+        };
+        let mut all = vec![files, mapped(core)];
+        all.extend(self.models().into_iter().map(mapped));
+        let mut drivers: Vec<_> = self.drivers().into_iter().map(mapped).collect();
+        drivers.sort_unstable();
+        all.extend(drivers);
+        all
+    }
+
+    /// Kills the core.
     pub(crate) fn kill_core(&mut self) {
         let _ = self.host.process.kill();
         let _ = self.host.process.wait();

@@ -35,6 +35,8 @@ fn sigkill_at_any_moment_loses_nothing() {
     let (_core, client) = ground.open(1, DEPTH);
     let mut user = User::new(client, DEPTH as usize, 0, 8000);
     user.work(500);
+    ground.warm();
+    let before = ground.footprint();
     let done = AtomicBool::new(false);
     let again = thread::scope(|scope| {
         let killer = scope.spawn(|| {
@@ -48,7 +50,9 @@ fn sigkill_at_any_moment_loses_nothing() {
         }
         killer.join().unwrap()
     });
-    let status = ground.state("running");
+    let status = ground.warm();
+    // Nothing of all those processes is left.
+    until(|| (ground.footprint() == before).then_some(()));
     user.verify();
     let gaps = user.gap;
     eprintln!(
