@@ -166,6 +166,8 @@ pub(crate) struct Supervisor {
     /// Requests that had ended when a driver died last, and deaths since one ended.
     completed: u64,
     deaths_in_row: u32,
+    /// Deaths by a driver's own fault in the last minute.
+    faults: VecDeque<Instant>,
     up_since: Option<Instant>,
     began: Instant,
     pub(crate) totals: Totals,
@@ -237,6 +239,7 @@ impl Supervisor {
             scramble: false,
             completed: 0,
             deaths_in_row: 0,
+            faults: VecDeque::new(),
             up_since: None,
             began: cx.now,
             totals: Totals::default(),

@@ -186,3 +186,28 @@ pub enum FromDriver {
         text: String,
     },
 }
+
+/// The most bytes of a text for people in a message of a driver process.
+pub const MAX_TEXT: usize = 2048;
+
+impl FromDriver {
+    fn text_mut(&mut self) -> Option<&mut String> {
+        match self {
+            Self::Hostile { text, .. }
+            | Self::Poisoned { text, .. }
+            | Self::Unreadable { text }
+            | Self::Failed { text, .. }
+            | Self::Log { text, .. } => Some(text),
+            Self::Up { reason, .. } => reason.as_mut(),
+            _ => None,
+        }
+    }
+
+    /// Cuts what is for people to read to [`MAX_TEXT`] bytes. Whether it was longer, which a
+    /// message that comes from a driver process never is.
+    pub fn cut_text(&mut self) -> bool {
+        let Some(text) = self.text_mut().filter(|text| text.len() > MAX_TEXT) else { return false };
+        text.truncate(text.floor_char_boundary(MAX_TEXT));
+        true
+    }
+}

@@ -112,3 +112,12 @@ proptest! {
         read_as_any(&bytes);
     }
 }
+
+#[test]
+fn texts_of_drivers_are_cut() {
+    let mut log = FromDriver::Log { level: 1, text: "\u{20ac}".repeat(1000) };
+    assert!(log.cut_text() && !log.cut_text());
+    let FromDriver::Log { text, .. } = &log else { panic!("another message") };
+    assert_eq!((text.len(), text.chars().count()), (2046, 682));
+    assert!(!FromDriver::Ready.cut_text());
+}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use uniddrv_abi::message::{FromCore, FromDriver, Target};
+use uniddrv_abi::message::{FromCore, FromDriver, MAX_TEXT, Target};
 
 use super::opening::ATTACH;
 use super::{State, Supervisor};
@@ -50,9 +50,12 @@ impl Supervisor {
     fn hear(
         &mut self,
         id: DriverId,
-        message: FromDriver,
+        mut message: FromDriver,
         cx: &mut Context<'_>,
     ) -> Result<(), String> {
+        if message.cut_text() {
+            return Err(format!("it sent a text of more than {MAX_TEXT} bytes"));
+        }
         let active = self.active.as_ref().filter(|active| active.id == id);
         let is_active = active.is_some();
         let begun = active.is_some_and(|active| matches!(active.stage, Stage::Begun(_)));

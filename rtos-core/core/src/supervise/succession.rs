@@ -1,6 +1,6 @@
 //! A driver process has ended: the next one, at once.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use uniddrv::process::Ended;
 use uniddrv_abi::message::{Beginning, ToDriver};
@@ -16,6 +16,11 @@ use crate::ledger::LedgerMemory;
 
 /// By SIGKILL: by the core, or from outside.
 const KILLED: Ended = Ended::Signaled(9);
+
+/// Deaths by its own fault in a minute after which the next driver waits before it begins, longer
+/// each time, whatever the last one says that it has done.
+const OFTEN: u32 = 100;
+const MINUTE: Duration = Duration::from_mins(1);
 
 impl Supervisor {
     /// The process `id` may have ended.
@@ -148,7 +153,8 @@ impl Supervisor {
         now: Instant,
     ) -> Option<Option<Instant>> {
         let lived_long = self.up_since.take().is_some_and(|since| now - since >= LONG);
-        if completed != self.completed || lived_long {
+        // Requests that one has ended which never ran are a lie.
+        if (completed != self.completed && dead.stage == Stage::Up) || lived_long {
             self.deaths_in_row = 0;
         }
         self.completed = completed;
@@ -160,7 +166,15 @@ impl Supervisor {
         if self.deaths_in_row >= self.config.restart.deaths {
             return None;
         }
-        let delay = self.back_off(self.deaths_in_row);
+        // What a driver counts is its own claim: one that dies all the time waits all the same.
+        if cause.is_fault() {
+            self.faults.push_back(now);
+        }
+        while self.faults.front().is_some_and(|&at| now - at > MINUTE) {
+            self.faults.pop_front();
+        }
+        let often = u32::try_from(self.faults.len()).unwrap_or(u32::MAX).saturating_sub(OFTEN);
+        let delay = self.back_off(self.deaths_in_row.max(often));
         Some((!delay.is_zero()).then(|| now + delay))
     }
 

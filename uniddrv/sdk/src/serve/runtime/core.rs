@@ -29,7 +29,8 @@ impl Core {
     }
 
     /// Tells the core something, at once or as soon as there is room.
-    pub(super) fn tell(&mut self, message: FromDriver) {
+    pub(super) fn tell(&mut self, mut message: FromDriver) {
+        message.cut_text();
         self.flush();
         if self.waiting.is_empty() {
             match self.control.send(&message, &[]) {
@@ -59,7 +60,11 @@ impl Core {
         if log::is_waiting() {
             let room = MOST_WAITING.saturating_sub(self.waiting.len());
             let lines = log::take().into_iter().take(room);
-            self.waiting.extend(lines.map(|(level, text)| FromDriver::Log { level, text }));
+            self.waiting.extend(lines.map(|(level, text)| {
+                let mut line = FromDriver::Log { level, text };
+                line.cut_text();
+                line
+            }));
         }
         while let Some(message) = self.waiting.front() {
             if matches!(self.control.send(message, &[]), Err(ControlError::Full)) {
