@@ -132,6 +132,11 @@ impl Host {
         self.setup.socket()
     }
 
+    /// A connection, as soon as there is a core.
+    pub(crate) fn core(&self) -> Core {
+        until("there is no core", || Core::connect_to(self.socket()).ok())
+    }
+
     pub(crate) fn connect(&self) -> Core {
         Core::connect_to(self.socket()).unwrap()
     }

@@ -7,6 +7,7 @@
 mod crowds;
 mod forged;
 mod host;
+mod liars;
 mod messages;
 mod rings;
 mod scene;
