@@ -97,6 +97,10 @@ opens_through_type1() {
     ' "$group" 0000:00:10.0
 }
 
+noted() {
+    grep -c pci_nvme_mmio_cfg /run/uniddrv-vm/trace/nvme
+}
+
 group=$(basename "$(readlink -f /sys/bus/pci/devices/0000:00:10.0/iommu_group)")
 
 check "current folder" [ "$PWD" = "$1" ]
@@ -123,8 +127,11 @@ check "NICs" [ "$(driver_of 0000:00:13.0) $(driver_of 0000:00:14.0)" = "e1000e e
 check "namespace 2 keeps data" writes_and_reads_back "$(namespace 0000:00:10.0 2)"
 check "namespace 1 keeps data" writes_and_reads_back "$(namespace 0000:00:10.0 1)"
 check "NVMe to vfio-pci" to_vfio
+# Linux's driver enables the controller when it has it again, and QEMU notes that.
+enabled_before=$(noted)
 check "VFIO type1" opens_through_type1
 check "NVMe back to Linux" back_to_nvme
+check "QEMU's trace" [ "$(noted)" -gt "$enabled_before" ]
 check "data survived" still_there "$(namespace 0000:00:10.0 1)"
 echo "from the guest" >"$3/report" || exit 1
 echo "1..$count"

