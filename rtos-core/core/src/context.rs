@@ -29,6 +29,8 @@ pub(crate) enum Event {
     Loaded { device: DeviceId, result: Result<Arc<Program>, String> },
     /// A driver process was spawned.
     Spawned { device: DeviceId, process: DriverId, result: Result<Spawned, String> },
+    /// A process that is ready was put on its CPU, or could not be.
+    Placed { device: DeviceId, process: DriverId, result: Result<(), String> },
 }
 
 /// What a supervisor wants done outside of its device.

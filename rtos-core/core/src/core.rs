@@ -8,7 +8,8 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
 use mio::{Poll, Waker};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::io::Errno;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 use uniddrv::Address;
 use uniddrv::process::set_fifo;
@@ -217,8 +218,9 @@ fn raise_locked_memory() {
     }
 }
 
-/// Takes the calling thread off the drivers' CPUs, and lets it run at once when something
-/// happens, even where clients spin.
+/// Takes the core's threads off the drivers' CPUs, so that the processes which they start begin
+/// elsewhere too, and lets the calling thread run at once when something happens, even where
+/// clients spin.
 fn leave_to_drivers(config: &Config, placement: &Placement) {
     let drivers = config.driver_cpus().union(&placement.cpus());
     let affinity = || {
@@ -230,7 +232,18 @@ fn leave_to_drivers(config: &Config, placement: &Placement) {
             }
             None => drivers.iter().for_each(|cpu| cpus.unset(cpu.number() as usize)),
         }
-        if cpus.count() == 0 { Ok(()) } else { sched_setaffinity(None, &cpus) }
+        if cpus.count() == 0 {
+            return Ok(());
+        }
+        for thread in fs::read_dir("/proc/self/task")?.flatten() {
+            let number = thread.file_name().to_str().and_then(|name| name.parse().ok());
+            match sched_setaffinity(number.and_then(Pid::from_raw), &cpus) {
+                // It has ended.
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(error) => return Err(io::Error::from(error)),
+            }
+        }
+        Ok(())
     };
     if let Err(error) = affinity() {
         tracing::warn!("cannot keep the core off the drivers' CPUs {drivers}: {error}");

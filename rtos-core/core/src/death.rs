@@ -26,6 +26,8 @@ pub(crate) enum Cause {
     Holds(Duration),
     /// It took too long for something.
     Late(&'static str),
+    /// It could not be put on its CPU.
+    Misplaced(String),
     /// The device did not come up.
     Failed(String),
     /// The ledger did not check out.
@@ -80,6 +82,7 @@ impl fmt::Display for Cause {
             Self::Violation(text) => write!(f, "broke the protocol: {text}"),
             Self::Holds(time) => write!(f, "did not let go of a client for {time:?}"),
             Self::Late(what) => write!(f, "took too long to {what}"),
+            Self::Misplaced(text) => f.write_str(text),
             Self::Failed(text) => write!(f, "the device did not come up: {text}"),
             Self::Unreadable(text) => write!(f, "could not read the ledger: {text}"),
             Self::Restart => f.write_str("restart"),

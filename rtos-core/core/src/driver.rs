@@ -42,6 +42,8 @@ pub(crate) struct Spawned {
 pub(crate) enum Stage {
     /// It maps what it was given.
     Preparing,
+    /// It is ready, and is being put on its CPU: until that is done, its number stays its own.
+    Placing,
     /// It waits to be told to begin.
     Ready,
     /// It was told to begin.

@@ -350,6 +350,9 @@ impl EventLoop {
                 Event::Spawned { device, process, result } => {
                     self.with(device, |supervisor, cx| supervisor.spawned(process, result, cx));
                 }
+                Event::Placed { device, process, result } => {
+                    self.with(device, |supervisor, cx| supervisor.placed(process, result, cx));
+                }
             }
         }
         while let Ok((device, event)) = self.events.try_recv() {

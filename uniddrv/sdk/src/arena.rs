@@ -84,9 +84,25 @@ impl Arena {
     /// # Errors
     /// When it could still become shorter, or cannot be mapped.
     pub fn received(fd: OwnedFd) -> Result<Self, ArenaError> {
+        Self::mapped_by(Mapping::populated, fd)
+    }
+
+    /// As [`received`](Self::received), each page mapped once it is touched: a process has that
+    /// much less to give up at its end. The memory itself is there already.
+    ///
+    /// # Errors
+    /// As [`received`](Self::received).
+    pub fn received_on_touch(fd: OwnedFd) -> Result<Self, ArenaError> {
+        Self::mapped_by(Mapping::on_touch, fd)
+    }
+
+    fn mapped_by(
+        map: impl FnOnce(BorrowedFd<'_>, u64, usize) -> io::Result<Mapping>,
+        fd: OwnedFd,
+    ) -> Result<Self, ArenaError> {
         let error = |action, error| ArenaError { len: 0, action, error };
         let len = sealed_len(fd.as_fd()).map_err(|e| error("look at what was received", e))?;
-        let mapping = Mapping::populated(fd.as_fd(), 0, len).map_err(|e| error("mmap", e))?;
+        let mapping = map(fd.as_fd(), 0, len).map_err(|e| error("mmap", e))?;
         let free = Mutex::new(BTreeMap::from([(0, len)]));
         Ok(Self { fd, mapping, huge: false, free })
     }

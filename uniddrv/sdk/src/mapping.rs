@@ -43,6 +43,15 @@ impl Mapping {
         Self::map(fd, offset, len, MapFlags::SHARED | MapFlags::POPULATE)
     }
 
+    /// Maps `len` bytes at `offset` of `fd` for reading and writing, each page present once it is
+    /// touched.
+    ///
+    /// # Errors
+    /// As [`populated`](Self::populated).
+    pub fn on_touch(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
+        Self::map(fd, offset, len, MapFlags::SHARED)
+    }
+
     /// Maps `len` bytes at `offset` of `fd`, a device or the file of a peer, which may become
     /// shorter at any time: a page that goes away then reads as all ones, as a removed device
     /// does, instead of ending the process with SIGBUS.

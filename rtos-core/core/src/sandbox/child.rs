@@ -19,19 +19,19 @@ pub(super) const BURIAL: Duration = Duration::from_secs(1);
 pub struct Child {
     process: Pidfd,
     missing: Vec<Missing>,
-    /// Its tree of mounts. Were it its own alone, it would be taken down before anybody is told
-    /// that the process has ended, which takes milliseconds on a busy machine.
-    mounts: Option<(File, Sender<File>)>,
+    /// Its tree of mounts and its network. Were they its own alone, they would be taken down at
+    /// its end: before anybody is told of it, or while its successor takes over.
+    namespaces: Option<(Vec<File>, Sender<Vec<File>>)>,
 }
 
 impl Child {
     pub(super) fn new(process: Pidfd) -> Self {
-        Self { process, missing: Vec::new(), mounts: None }
+        Self { process, missing: Vec::new(), namespaces: None }
     }
 
-    /// Keeps its tree of mounts, for `undertaker` to take down once the process has ended.
-    pub(super) fn keep(&mut self, mounts: File, undertaker: Sender<File>) {
-        self.mounts = Some((mounts, undertaker));
+    /// Keeps its namespaces, for `undertaker` to take down once the process has ended.
+    pub(super) fn keep(&mut self, namespaces: Vec<File>, undertaker: Sender<Vec<File>>) {
+        self.namespaces = Some((namespaces, undertaker));
     }
 
     pub(super) fn lacks(&mut self, missing: Vec<Missing>) {
@@ -91,9 +91,9 @@ impl Drop for Child {
             Ok(None) => tracing::error!(?pid, "a killed driver process does not end"),
             Err(error) => tracing::error!(?pid, %error, "cannot end a driver process"),
         }
-        if let Some((mounts, undertaker)) = self.mounts.take() {
+        if let Some((namespaces, undertaker)) = self.namespaces.take() {
             // Where there is no such thread any more, everything is ending.
-            let _ = undertaker.send(mounts);
+            let _ = undertaker.send(namespaces);
         }
     }
 }

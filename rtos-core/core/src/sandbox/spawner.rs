@@ -22,6 +22,10 @@ use crate::program::Program;
 /// How long a launcher may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a dead process's namespaces stay: taking them down would keep its successor from the
+/// CPU.
+const MOURNING: Duration = Duration::from_millis(50);
+
 /// Why there is no sandboxed process.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
@@ -86,7 +90,7 @@ pub struct Spawner {
 struct Origin {
     launcher: File,
     null: File,
-    undertaker: Sender<File>,
+    undertaker: Sender<Vec<File>>,
 }
 
 impl Spawner {
@@ -111,7 +115,12 @@ impl Spawner {
         let (undertaker, graves) = channel();
         thread::Builder::new()
             .name("undertaker".to_owned())
-            .spawn(move || graves.into_iter().for_each(drop))
+            .spawn(move || {
+                for grave in graves {
+                    thread::sleep(MOURNING);
+                    drop(grave);
+                }
+            })
             .map_err(failed("starting a thread"))?;
         let origin = Origin { launcher, null, undertaker };
         let (jobs, work) = channel::<Job>();
@@ -276,12 +285,16 @@ impl Origin {
             }
             Err(error) => return Err(error.into()),
         }
-        // Its tree of mounts exists now, and the program that it will execute cannot be looked at.
-        let mounts = format!("/proc/{}/ns/mnt", pid.as_raw_nonzero());
-        match File::open(&mounts) {
-            Ok(mounts) => child.keep(mounts, self.undertaker.clone()),
-            Err(error) => tracing::debug!("its end will take longer: {mounts}: {error}"),
+        // They exist now, and the program that it will execute cannot be looked at.
+        let mut namespaces = Vec::new();
+        for kind in ["mnt", "net"] {
+            let path = format!("/proc/{}/ns/{kind}", pid.as_raw_nonzero());
+            match File::open(&path) {
+                Ok(namespace) => namespaces.push(namespace),
+                Err(error) => tracing::debug!("its end will take longer: {path}: {error}"),
+            }
         }
+        child.keep(namespaces, self.undertaker.clone());
         if let Scheduling::Fifo(priority) = confinement.scheduling
             && let Err(error) = set_fifo(pid, priority.into())
         {

@@ -1,6 +1,8 @@
 //! What driver processes say. Each of it is a claim; one that cannot be ends the process.
 
 use std::collections::BTreeSet;
+use std::sync::PoisonError;
+use std::time::Duration;
 
 use uniddrv_abi::message::{FromCore, FromDriver, MAX_TEXT, Target};
 
@@ -8,7 +10,7 @@ use super::opening::ATTACH;
 use super::{State, Supervisor};
 use crate::attachment;
 use crate::config::Name;
-use crate::context::{Context, Effect, monotonic};
+use crate::context::{Context, Effect, Event, monotonic};
 use crate::death::Cause;
 use crate::device::DriverId;
 use crate::driver::{Heard, Process, Stage};
@@ -21,6 +23,8 @@ const SAID: usize = 64;
 const MAX_BLOCK: u32 = 1 << 20;
 /// The most characters of a text of a driver's that is logged or passed on.
 const TEXT: usize = 512;
+/// How long a driver that took over is left alone before its own successor is started.
+const REST: Duration = Duration::from_millis(10);
 
 impl Supervisor {
     /// Reads what the process `id` says.
@@ -164,14 +168,44 @@ impl Supervisor {
     }
 
     fn is_ready(&mut self, id: DriverId, cx: &mut Context<'_>) -> Result<(), String> {
+        let cpu = self.config.cpu;
         let Some(process) = self.process(id) else { return Ok(()) };
         if process.stage != Stage::Preparing {
             return Err("it says that it is ready once more".into());
         }
-        process.is_waiting(cx.now);
-        tracing::debug!(name = self.label(), process = id.0, "a driver process is ready");
-        self.advance(cx);
+        let Some(cpu) = cpu else {
+            process.is_waiting(cx.now);
+            self.advance(cx);
+            return Ok(());
+        };
+        process.stage = Stage::Placing;
+        let number = process.pid().unsigned_abs();
+        let (mailbox, partition) = (cx.shared.mailbox.clone(), cx.shared.partition.clone());
+        let device = self.id;
+        cx.shared.midwife.run(move || {
+            let mut partition = partition.lock().unwrap_or_else(PoisonError::into_inner);
+            let result = partition.place(number, cpu);
+            let result = result.map_err(|error| format!("cannot run on CPU {cpu}: {error}"));
+            mailbox.post(Event::Placed { device, process: id, result });
+        });
         Ok(())
+    }
+
+    /// A process that is ready is on its CPU, or could not be put there.
+    pub(crate) fn placed(
+        &mut self,
+        id: DriverId,
+        result: Result<(), String>,
+        cx: &mut Context<'_>,
+    ) {
+        let Some(process) = self.process(id) else { return };
+        process.is_waiting(cx.now);
+        if let Err(text) = result {
+            process.kill(Cause::Misplaced(text));
+        }
+        // It may have ended meanwhile.
+        self.ended(id, cx);
+        self.advance(cx);
     }
 
     fn check_targets(&self, targets: &[Target]) -> Result<(), String> {
@@ -239,6 +273,8 @@ impl Supervisor {
             } else {
                 self.resets_seen += 1;
             }
+            // What starting the next one takes, this one's clients need now.
+            self.spawn_after = Some(cx.now + REST);
             let reason = reason.map(shorten);
             tracing::info!(name = self.label(), adopted, reason, "a successor runs");
         }

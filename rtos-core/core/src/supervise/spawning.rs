@@ -1,7 +1,6 @@
 //! Driver processes, from the wish for one until it waits to take over.
 
 use std::os::fd::AsFd;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
@@ -64,7 +63,6 @@ impl Supervisor {
         self.spawning = Some(Spawning { process, unwanted: false });
         let (mailbox, spawner, device) =
             (cx.shared.mailbox.clone(), cx.shared.spawner.clone(), self.id);
-        let (partition, cpu) = (cx.shared.partition.clone(), self.config.cpu);
         cx.shared.midwife.run(move || {
             let spawn = || {
                 let pair = || control::pair().map_err(|error| format!("socketpair: {error}"));
@@ -75,13 +73,6 @@ impl Supervisor {
                 let child = spawner
                     .spawn(&program, &[], &confinement, &inherited)
                     .map_err(|error| error.to_string())?;
-                if let Some(cpu) = cpu {
-                    let number = child.pid().as_raw_nonzero().get().unsigned_abs();
-                    let mut partition = partition.lock().unwrap_or_else(PoisonError::into_inner);
-                    partition
-                        .place(number, cpu)
-                        .map_err(|error| format!("put it on CPU {cpu}: {error}"))?;
-                }
                 Ok(Spawned { child, control, device: worker, program })
             };
             mailbox.post(Event::Spawned { device, process, result: spawn() });

@@ -29,6 +29,9 @@ impl Supervisor {
         // What it said last comes first: it may say why.
         self.listen(id, cx);
         let Some(process) = self.process(id) else { return };
+        if process.stage == Stage::Placing {
+            return;
+        }
         let Some(ended) = process.ended() else { return };
         cx.processes.remove(id);
         if let Some(active) = self.active.take_if(|active| active.id == id) {
@@ -124,7 +127,7 @@ impl Supervisor {
             self.stop(text, cx);
             return (words, suspicions);
         };
-        self.stillborn = 0;
+        (self.stillborn, self.spawn_after) = (0, None);
         self.pending = Some(Pending { how, not_before: delay });
         (words, suspicions)
     }
