@@ -116,3 +116,44 @@ fn idle_it_does_nothing_at_all() {
     assert_eq!(host.activity(), before);
     user.once();
 }
+
+/// The CPUs that the threads of a process may use.
+fn allowed(process: u32) -> Vec<String> {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten();
+    let status = threads.filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok());
+    let list = |status: String| {
+        let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        line.unwrap().trim().to_owned()
+    };
+    status.map(list).collect()
+}
+
+#[test]
+fn its_threads_keep_off_a_drivers_cpu_and_every_driver_gets_there() {
+    if std::thread::available_parallelism().unwrap().get() < 2 {
+        eprintln!("skipped: this machine has one CPU");
+        return;
+    }
+    // What this process may use, the core inherits.
+    let highest = |list: &str| list.rsplit(['-', ',']).next().unwrap().parse::<u32>().unwrap();
+    let cpu = highest(&allowed(std::process::id())[0]);
+    let host = Setup::new("honest").device(&format!("cpu = {cpu}")).start();
+    host.ready();
+    let core = host.connect();
+    let mut deaths = 0;
+    for _ in 0..2 {
+        until(|| status(&core).warm.then_some(()));
+        let driver = status(&core).pid;
+        assert_eq!(allowed(driver.unsigned_abs()), [cpu.to_string()]);
+        let of_core = allowed(host.process.id());
+        assert!(of_core.len() > 3, "{of_core:?}");
+        assert!(of_core.iter().all(|list| highest(list) < cpu), "{of_core:?}, not below {cpu}");
+        rustix::process::kill_process(
+            rustix::process::Pid::from_raw(driver).unwrap(),
+            rustix::process::Signal::KILL,
+        )
+        .unwrap();
+        deaths += 1;
+        crate::host::after_death(&core, deaths, "running");
+    }
+}
