@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bystander;
+pub mod files;
 pub mod wait;
 pub mod wire;
 

@@ -218,32 +218,23 @@ fn raise_locked_memory() {
     }
 }
 
-/// Takes the core's threads off the drivers' CPUs, so that the processes which they start begin
-/// elsewhere too, and lets the calling thread run at once when something happens, even where
-/// clients spin.
+/// Takes the core's threads off the drivers' CPUs, and lets the calling one run at once when
+/// something happens, even where clients spin.
 fn leave_to_drivers(config: &Config, placement: &Placement) {
     let drivers = config.driver_cpus().union(&placement.cpus());
-    let affinity = || {
-        let mut cpus = sched_getaffinity(None)?;
-        match config.core.cpu {
-            Some(cpu) => {
-                cpus = CpuSet::new();
-                cpus.set(cpu.number() as usize);
-            }
-            None => drivers.iter().for_each(|cpu| cpus.unset(cpu.number() as usize)),
+    let affinity = || -> io::Result<()> {
+        let mut others = sched_getaffinity(None)?;
+        drivers.iter().for_each(|cpu| others.unset(cpu.number() as usize));
+        // Processes that the others start begin there too. On a single CPU they would wait
+        // behind this thread.
+        if others.count() > 1 {
+            confine_threads(&others)?;
         }
-        if cpus.count() == 0 {
-            return Ok(());
+        if let Some(cpu) = config.core.cpu {
+            others = CpuSet::new();
+            others.set(cpu.number() as usize);
         }
-        for thread in fs::read_dir("/proc/self/task")?.flatten() {
-            let number = thread.file_name().to_str().and_then(|name| name.parse().ok());
-            match sched_setaffinity(number.and_then(Pid::from_raw), &cpus) {
-                // It has ended.
-                Ok(()) | Err(Errno::SRCH) => {}
-                Err(error) => return Err(io::Error::from(error)),
-            }
-        }
-        Ok(())
+        if others.count() == 0 { Ok(()) } else { Ok(sched_setaffinity(None, &others)?) }
     };
     if let Err(error) = affinity() {
         tracing::warn!("cannot keep the core off the drivers' CPUs {drivers}: {error}");
@@ -253,4 +244,17 @@ fn leave_to_drivers(config: &Config, placement: &Placement) {
             "the core has no real-time priority, and may be late where CPUs are busy: {error}"
         );
     }
+}
+
+/// Confines all threads of this process to `cpus`.
+fn confine_threads(cpus: &CpuSet) -> io::Result<()> {
+    for thread in fs::read_dir("/proc/self/task")?.flatten() {
+        let number = thread.file_name().to_str().and_then(|name| name.parse().ok());
+        match sched_setaffinity(number.and_then(Pid::from_raw), cpus) {
+            // It has ended.
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }

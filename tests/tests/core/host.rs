@@ -134,7 +134,7 @@ impl Host {
 
     /// How many file descriptors it has.
     pub(crate) fn files(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
+        uniddrv_tests::files::of_core(self.process.id())
     }
 
     /// Nanoseconds of CPU time and voluntary context switches of all its threads.

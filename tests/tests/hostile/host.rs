@@ -148,7 +148,7 @@ impl Host {
 
     /// How many file descriptors the core has.
     pub(crate) fn files(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+        uniddrv_tests::files::of_core(self.pid())
     }
 
     /// Waits until the core has no more file descriptors than it had once.

@@ -239,7 +239,7 @@ impl Ground {
     /// File descriptors of the core, and shared memory that each process has mapped.
     pub(crate) fn footprint(&self) -> Vec<usize> {
         let core = self.pid().cast_signed();
-        let files = fs::read_dir(format!("/proc/{core}/fd")).unwrap().count();
+        let files = uniddrv_tests::files::of_core(self.pid());
         let mapped = |pid: i32| {
             let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
             maps.lines().filter(|line| line.contains("memfd:")).count()

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::Sender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 use uniddrv::process::{Ended, Pidfd};
@@ -14,6 +14,14 @@ use super::Missing;
 /// How long a killed process may take to end.
 pub(super) const BURIAL: Duration = Duration::from_secs(1);
 
+/// The namespaces of a process that has ended, which go when this is dropped.
+#[derive(Debug)]
+pub(super) struct Grave {
+    pub(super) since: Instant,
+    #[expect(dead_code, reason = "keeps them")]
+    namespaces: Vec<File>,
+}
+
 /// A sandboxed process. Killed when dropped.
 #[derive(Debug)]
 pub struct Child {
@@ -21,7 +29,7 @@ pub struct Child {
     missing: Vec<Missing>,
     /// Its tree of mounts and its network. Were they its own alone, they would be taken down at
     /// its end: before anybody is told of it, or while its successor takes over.
-    namespaces: Option<(Vec<File>, Sender<Vec<File>>)>,
+    namespaces: Option<(Vec<File>, Sender<Grave>)>,
 }
 
 impl Child {
@@ -30,7 +38,7 @@ impl Child {
     }
 
     /// Keeps its namespaces, for `undertaker` to take down once the process has ended.
-    pub(super) fn keep(&mut self, namespaces: Vec<File>, undertaker: Sender<Vec<File>>) {
+    pub(super) fn keep(&mut self, namespaces: Vec<File>, undertaker: Sender<Grave>) {
         self.namespaces = Some((namespaces, undertaker));
     }
 
@@ -93,7 +101,7 @@ impl Drop for Child {
         }
         if let Some((namespaces, undertaker)) = self.namespaces.take() {
             // Where there is no such thread any more, everything is ending.
-            let _ = undertaker.send(namespaces);
+            let _ = undertaker.send(Grave { since: Instant::now(), namespaces });
         }
     }
 }

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Resource, Rlimit, getegid, geteuid, prlimit};
 use uniddrv::control::{self, Control, ControlError};
 use uniddrv::process::{Birth, BirthError, Ended, Namespaces, Pidfd, set_fifo};
 
-use super::child::{BURIAL, Child};
+use super::child::{BURIAL, Child, Grave};
 use super::orders::{FromLauncher, Orders, ToLauncher};
 use super::{Confinement, Identity, LAUNCHER, Layer, Missing, Scheduling};
 use crate::program::Program;
@@ -90,7 +90,7 @@ pub struct Spawner {
 struct Origin {
     launcher: File,
     null: File,
-    undertaker: Sender<Vec<File>>,
+    undertaker: Sender<Grave>,
 }
 
 impl Spawner {
@@ -112,12 +112,12 @@ impl Spawner {
         let mut options = fs::OpenOptions::new();
         let null = options.read(true).write(true).open("/dev/null");
         let null = null.map_err(failed("opening /dev/null"))?;
-        let (undertaker, graves) = channel();
+        let (undertaker, graves) = channel::<Grave>();
         thread::Builder::new()
             .name("undertaker".to_owned())
             .spawn(move || {
                 for grave in graves {
-                    thread::sleep(MOURNING);
+                    thread::sleep(MOURNING.saturating_sub(grave.since.elapsed()));
                     drop(grave);
                 }
             })

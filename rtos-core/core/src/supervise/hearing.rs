@@ -178,11 +178,11 @@ impl Supervisor {
             self.advance(cx);
             return Ok(());
         };
-        process.stage = Stage::Placing;
+        (process.stage, process.deadline) = (Stage::Placing, None);
         let number = process.pid().unsigned_abs();
         let (mailbox, partition) = (cx.shared.mailbox.clone(), cx.shared.partition.clone());
         let device = self.id;
-        cx.shared.midwife.run(move || {
+        cx.shared.maker.run(move || {
             let mut partition = partition.lock().unwrap_or_else(PoisonError::into_inner);
             let result = partition.place(number, cpu);
             let result = result.map_err(|error| format!("cannot run on CPU {cpu}: {error}"));

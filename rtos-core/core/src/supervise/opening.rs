@@ -24,14 +24,17 @@ impl Supervisor {
         request: Request,
         cx: &mut Context<'_>,
     ) -> Result<(), (Refusal, String)> {
-        let Some(target) = self.targets.iter().find(|target| target.path == request.path) else {
+        let known = self.targets.iter().find(|target| target.path == request.path);
+        // What a device has is not known before it runs.
+        let unknown = known.is_none() && !self.is_settled();
+        if unknown || !matches!(self.state, State::Serving | State::Away) {
+            return Err((Refusal::NotReady, self.why_not()));
+        }
+        let Some(target) = known else {
             let text = format!("{} has no `{}`", self.label(), request.path);
             return Err((Refusal::NotFound, text));
         };
         let target = target.id;
-        if !matches!(self.state, State::Serving | State::Away) {
-            return Err((Refusal::NotReady, self.why_not()));
-        }
         let Some(numbers) = self.numbers.take(request.queues) else {
             let text = format!("{} has no {} queues left", self.label(), request.queues);
             return Err((Refusal::Limit, text));
