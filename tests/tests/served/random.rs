@@ -11,7 +11,7 @@ use crate::ground::{Ground, PATIENCE, Plan, signal, until};
 use crate::user::User;
 
 /// Kills of the driver that runs; `SERVED_KILLS` in the environment says otherwise.
-const KILLS: u64 = 300;
+const KILLS: u64 = 1000;
 const DEPTH: u32 = 32;
 
 struct Random(u64);
