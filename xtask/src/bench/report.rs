@@ -1,8 +1,10 @@
 //! The figures as Markdown, in the form of docs/benchmarks.md.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::Results;
+use super::kills::{Stats, Times};
 use crate::measured::{self, Measurement, RoundTrip};
 use crate::table::{Table, duration, thousands};
 
@@ -108,7 +110,8 @@ fn served(text: &mut String, results: &Results) {
         ["queue depth", "embedded", "bare rings", "served", "more than both", "requests a second"];
     let mut table = Table::new(0, &headings);
     for cost in &results.served.costs {
-        let ns = |value: f64| format!("{value:.0} ns");
+        // Rounded first, so that a little less than nothing is 0 and not -0.
+        let ns = |value: f64| format!("{} ns", value.round() as i64);
         table.row([
             cost.depth.to_string(),
             ns(cost.embedded_ns),
@@ -160,19 +163,47 @@ fn kills(text: &mut String, results: &Results) {
     text.push('\n');
     let headings = ["the device is", "time", "kills", "median", "90 %", "99 %", "longest"];
     let mut table = Table::new(2, &headings);
-    for (path, times) in both.iter().flat_map(|(_, kills)| &kills.paths) {
+    let adopted = results.kills.paths.iter().map(|(path, times)| (way(path, "adopted"), times));
+    let reset = results.resets.paths.iter().map(|(path, times)| (way(path, "reset"), times));
+    for (way, times) in adopted.chain(reset) {
         for (part, stats) in times.parts().iter().filter(|(_, stats)| stats.count > 0) {
-            let mut row = vec![way(path).to_owned(), (*part).to_owned(), stats.count.to_string()];
+            let mut row = vec![way.clone(), (*part).to_owned(), stats.count.to_string()];
             row.extend([stats.p50, stats.p90, stats.p99, stats.max].map(duration));
             table.row(row);
         }
     }
     text.push_str(&table.markdown());
+    for (what, times) in [
+        ("Kills where the device was adopted", results.kills.paths.get("adopted")),
+        ("Kills where it was reset", results.resets.paths.get("reset")),
+    ] {
+        let Some(times) = times else { continue };
+        let _ = writeln!(text, "\n{what}, by how long each part took:\n");
+        text.push_str(&parts(times).markdown());
+    }
     if let Some(adopted) = results.kills.paths.get("adopted") {
         text.push_str("\nAll pauses where the device was adopted, as a client sees them:\n\n```\n");
         text.push_str(&histogram(&adopted.gap.histogram));
         text.push_str("```\n\n");
     }
+}
+
+/// How many kills are in each bin, for each part of their pauses.
+fn parts(times: &Times) -> Table {
+    let parts = times.parts();
+    let mut headings = vec!["from"];
+    headings.extend(parts.iter().map(|(part, _)| *part));
+    let mut table = Table::new(0, &headings);
+    let bins = parts.iter().flat_map(|(_, stats)| stats.histogram.iter().map(|bin| bin.0));
+    for begin in bins.collect::<BTreeSet<_>>() {
+        let count = |stats: &Stats| {
+            let bin = stats.histogram.iter().find(|bin| bin.0 == begin);
+            bin.map(|bin| bin.1.to_string()).unwrap_or_default()
+        };
+        let counts = parts.iter().map(|(_, stats)| count(stats));
+        table.row([duration(begin)].into_iter().chain(counts));
+    }
+    table
 }
 
 /// A bar for each bin, which holds what took from its time to that of the next, ten in a decade.
@@ -187,15 +218,14 @@ fn histogram(bins: &[(u64, u64)]) -> String {
     text
 }
 
-/// `uniddrv torture`'s name of a way in which a device is taken over, in words.
-fn way(path: &str) -> &str {
+/// `uniddrv torture`'s name of a way in which a device is taken over, in words; `how` a successor
+/// has to do it.
+fn way(path: &str, how: &str) -> String {
     match path {
-        "adopted" => "adopted",
-        "cold" => "adopted, no successor was ready",
-        "hung" => "adopted after a hang",
-        "reset" => "reset",
-        "repeated" => "adopted by the second, as the first was killed too",
-        other => other,
+        "cold" => format!("{how}, no successor was ready"),
+        "hung" => format!("{how} after a hang"),
+        "repeated" => format!("{how} by the second, as the first was killed too"),
+        other => other.to_owned(),
     }
 }
 
@@ -209,5 +239,23 @@ mod tests {
         let bar = "█".repeat(50);
         assert_eq!(text, format!("from  251 µs  {bar} 200\nfrom 1.00 ms  █ 1\n"));
         assert_eq!(histogram(&[]), "");
+    }
+
+    #[test]
+    fn every_bin_of_every_part_has_a_line() {
+        let stats = |histogram| Stats { count: 1, p50: 1, p90: 1, p99: 1, max: 1, histogram };
+        let times = Times {
+            gap: stats(vec![(1_000_000, 2)]),
+            detection: stats(vec![(251_000, 1), (1_000_000, 1)]),
+            hand_over: stats(vec![]),
+            adoption: stats(vec![(251_000, 2)]),
+            first_completion: stats(vec![]),
+        };
+        let text = parts(&times).markdown();
+        let lines: Vec<Vec<_>> =
+            text.lines().skip(2).map(|line| line.split('|').map(str::trim).collect()).collect();
+        let expected =
+            [["", "251 µs", "", "1", "", "2", "", ""], ["", "1.00 ms", "2", "1", "", "", "", ""]];
+        assert_eq!(lines, expected);
     }
 }

@@ -19,7 +19,7 @@ use crate::ledger::DriverLedger;
 /// Looks without a beat in between, a quarter of the time allowed apart, that make a hang.
 const LOOKS: u32 = 3;
 /// As many while a successor adopts, which takes a moment without a beat.
-const ADOPTION: u32 = 40;
+const ADOPTION: u32 = 4;
 /// How often in a row a process may be excused for want of a CPU.
 const EXCUSES: u32 = 40;
 /// How long an answer about the device may take, which the driver itself waits for as long.
