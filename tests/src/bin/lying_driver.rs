@@ -263,8 +263,8 @@ fn post(queue: &mut Queue, tag: u64, outcome: Outcome) {
 fn lie_to(queue: &mut Queue, lie: &str, tags: &[u64], random: &mut Random) {
     let good = Outcome::Success;
     match lie {
-        // What nobody asked for, and nothing else.
-        "unknown-tags" => post(queue, random.odd(), good),
+        // What nobody asked for, and nothing else: a slot is not used so often.
+        "unknown-tags" => post(queue, random.odd() | 1 << 63, good),
         // Somebody else's, as far as it is not one's own by chance.
         "others-tags" => {
             let number = random.below(tags.len() as u64) as usize;

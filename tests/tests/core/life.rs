@@ -110,6 +110,8 @@ fn ten_thousand_openings() {
     host.ready();
     let core = host.connect();
     let options = OpenOptions { depth: 2, arena: 1 << 21, ..OpenOptions::default() };
+    // The successor has files, too.
+    until(|| status(&core).warm.then_some(()));
     let before = host.files();
     for _ in 0..10_000 {
         drop(core.open("nvme:0/ns1", &options).unwrap());
