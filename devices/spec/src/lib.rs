@@ -3,6 +3,7 @@
 //! parse.
 //!
 //! * [`nvme`]: NVM Express Base 2.0 and NVM Command Set 1.0
+//! * [`e1000e`]: Intel 82574L
 //! * [`edu`]: QEMU's educational device
 //! * [`pci`]: configuration space of PCI and PCI Express
 //!
@@ -20,6 +21,7 @@ extern crate std;
 
 #[macro_use]
 mod bits;
+pub mod e1000e;
 pub mod edu;
 pub mod nvme;
 pub mod pci;

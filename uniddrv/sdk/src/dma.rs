@@ -263,6 +263,11 @@ impl DmaBuf {
         Arc::ptr_eq(&self.memory, memory)
     }
 
+    /// The address of the `DmaSpace` that it is of, which it keeps.
+    pub(crate) fn space(&self) -> usize {
+        Arc::as_ptr(&self.memory.space) as usize
+    }
+
     /// Its bytes.
     #[inline]
     pub fn as_slice(&self) -> &[u8] {

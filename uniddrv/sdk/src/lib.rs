@@ -36,6 +36,7 @@ pub mod interrupt;
 pub mod iova;
 #[expect(unsafe_code)]
 pub mod mapping;
+pub mod net;
 #[expect(unsafe_code)]
 pub mod peer;
 #[expect(unsafe_code)]
