@@ -8,6 +8,8 @@
 //! | [`inline`] | a model as a transport of this process |
 //! | [`vfio_user`] | a model served to other processes |
 //! | [`nvme`] | an NVMe 2.0 controller |
+//! | [`e1000e`] | an Intel 82574L |
+//! | [`net`] | what network controllers are connected to |
 //! | [`edu`] | QEMU's `edu` device |
 //! | [`mod@open`] | any device by its address, models included |
 //!
@@ -18,15 +20,18 @@
 #![forbid(unsafe_code)]
 
 pub mod config_space;
+pub mod e1000e;
 pub mod edu;
 pub mod host;
 pub mod inline;
 pub mod model;
+pub mod net;
 pub mod nvme;
 pub mod open;
 pub mod vfio_user;
 
 pub use config_space::ConfigSpace;
+pub use e1000e::E1000e;
 pub use edu::Edu;
 pub use host::{ClientMemory, DmaFault, Host, Interrupts};
 pub use inline::Inline;

@@ -89,9 +89,8 @@ fn reset(shared: &Shared) -> Result<(), AttachError> {
     let control = DeviceControl::from_bits(registers.read32(DeviceControl::OFFSET));
     registers.write32(DeviceControl::OFFSET, control.with_reset(true).bits());
     thread::sleep(AFTER_RESET);
-    let done = wait(RESET, || {
-        !DeviceControl::from_bits(registers.read32(DeviceControl::OFFSET)).reset()
-    });
+    let done =
+        wait(RESET, || !DeviceControl::from_bits(registers.read32(DeviceControl::OFFSET)).reset());
     if !done {
         if let Some(reason) = shared.device.lost() {
             return Err(claim(shared, reason));
@@ -117,10 +116,8 @@ fn wait(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
 
 fn address(registers: &Window) -> MacAddress {
     let high = AddressHigh::from_bits(registers.read32(AddressHigh::OFFSET));
-    let mut bytes = [0; 6];
-    bytes[..4].copy_from_slice(&registers.read32(offset::RAL).to_le_bytes());
-    bytes[4..].copy_from_slice(&high.address().to_le_bytes());
-    MacAddress(bytes)
+    let low = registers.read32(offset::RAL);
+    MacAddress::from_words([low as u16, (low >> 16) as u16, high.address()])
 }
 
 fn claim(shared: &Shared, claim: String) -> AttachError {

@@ -41,8 +41,7 @@ impl Receiver {
         let buffer = shared.device.dma_buffer(bytes)?;
         let ring = DmaRing::new(buffer, descriptors)
             .map_err(|_| limit("descriptors of a ring", descriptors))?;
-        let packets: Box<[Packet]> =
-            std::iter::from_fn(|| pool.take()).take(descriptors).collect();
+        let packets: Box<[Packet]> = std::iter::from_fn(|| pool.take()).take(descriptors).collect();
         if packets.len() < descriptors {
             return Err(limit("a packet for each descriptor; the pool has fewer", packets.len()));
         }

@@ -192,8 +192,7 @@ impl Transmitter {
             .with_insert_crc(true)
             .with_end_of_packet(end)
             .with_report(report);
-        let descriptor =
-            TransmitData::new(packet.iova(), packet.len() as u32, command, options);
+        let descriptor = TransmitData::new(packet.iova(), packet.len() as u32, command, options);
         self.write(Some(packet), descriptor);
     }
 

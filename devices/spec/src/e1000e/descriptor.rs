@@ -49,8 +49,10 @@ impl ReceiveErrors {
 }
 
 /// Receive descriptor, legacy format. §7.1.4.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C, align(16))]
 pub struct ReceiveDescriptor {
     /// Where the buffer is.
     pub address: U64,
@@ -120,8 +122,10 @@ bits! {
 }
 
 /// Transmit data descriptor. §7.2.12.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C, align(16))]
 pub struct TransmitData {
     /// Where the bytes are.
     pub address: U64,
@@ -179,8 +183,10 @@ impl TransmitData {
 }
 
 /// Transmit context descriptor: where checksums are in the frames that follow. §7.2.11.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C, align(16))]
 pub struct TransmitContext {
     /// Where the IPv4 header starts.
     pub ip_start: u8,

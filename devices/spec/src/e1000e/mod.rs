@@ -12,7 +12,7 @@ pub use descriptor::{
     TransmitData, TransmitStatus,
 };
 pub use registers::{
-    AddressHigh, ChecksumControl, Causes, DeviceControl, DeviceStatus, EepromRead, MdiControl,
+    AddressHigh, Causes, ChecksumControl, DeviceControl, DeviceStatus, EepromRead, MdiControl,
     QUEUES, Queue, ReceiveControl, ReceiveDescriptorControl, Speed, TransmitControl,
     TransmitDescriptorControl, TransmitGap, offset,
 };

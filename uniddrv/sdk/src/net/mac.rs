@@ -16,6 +16,23 @@ impl MacAddress {
     /// Whoever is there.
     pub const BROADCAST: Self = Self([0xff; 6]);
 
+    /// From three little-endian words, as controllers keep it.
+    pub const fn from_words(words: [u16; 3]) -> Self {
+        let (first, second, third) =
+            (words[0].to_le_bytes(), words[1].to_le_bytes(), words[2].to_le_bytes());
+        Self([first[0], first[1], second[0], second[1], third[0], third[1]])
+    }
+
+    /// As three little-endian words.
+    pub const fn to_words(self) -> [u16; 3] {
+        let bytes = self.0;
+        [
+            u16::from_le_bytes([bytes[0], bytes[1]]),
+            u16::from_le_bytes([bytes[2], bytes[3]]),
+            u16::from_le_bytes([bytes[4], bytes[5]]),
+        ]
+    }
+
     /// Whether it is a group's, broadcast included.
     pub const fn is_multicast(self) -> bool {
         self.0[0] & 1 == 1
@@ -58,13 +75,22 @@ mod tests {
         let address: MacAddress = text.parse().unwrap();
         assert_eq!(address, MacAddress([0x52, 0x54, 0, 0x12, 0x34, 0x5f]));
         assert_eq!(address.to_string(), text);
+        assert_eq!(address.to_words(), [0x5452, 0x1200, 0x5f34]);
+        assert_eq!(MacAddress::from_words(address.to_words()), address);
         assert!(address.is_station() && !address.is_multicast());
         assert!(MacAddress::BROADCAST.is_multicast() && !MacAddress::default().is_station());
     }
 
     #[test]
     fn what_is_no_address_is_told() {
-        for text in ["", "52:54:00:12:34", "52:54:00:12:34:5f:00", "5:54:00:12:34:5f", "zz:54:00:12:34:5f", "+1:54:00:12:34:5f"] {
+        for text in [
+            "",
+            "52:54:00:12:34",
+            "52:54:00:12:34:5f:00",
+            "5:54:00:12:34:5f",
+            "zz:54:00:12:34:5f",
+            "+1:54:00:12:34:5f",
+        ] {
             assert!(text.parse::<MacAddress>().is_err(), "{text}");
         }
     }

@@ -94,7 +94,8 @@ impl PacketPool {
     /// # Errors
     /// For no packets, packets without room or of 4 GiB, and when memory or addresses run out.
     pub fn new(space: &Arc<DmaSpace>, count: usize, room: usize) -> Result<Self, DmaError> {
-        let stride = room.checked_next_multiple_of(LINE).and_then(|room| room.checked_add(HEADROOM));
+        let stride =
+            room.checked_next_multiple_of(LINE).and_then(|room| room.checked_add(HEADROOM));
         let bytes = stride.and_then(|stride| stride.checked_mul(count));
         let (Some(stride), Some(bytes), Ok(1..)) = (stride, bytes, u32::try_from(room)) else {
             return Err(DmaError::Size(room));
@@ -290,7 +291,9 @@ mod tests {
             packet.headroom_mut().fill(number);
         }
         for (number, packet) in (0..).zip(&packets) {
-            assert!(packet.as_slice() == [number; 2048] && packet.headroom() == &[number; HEADROOM]);
+            assert!(
+                packet.as_slice() == [number; 2048] && packet.headroom() == &[number; HEADROOM]
+            );
         }
         let addresses: std::collections::BTreeSet<_> = packets.iter().map(Packet::iova).collect();
         assert_eq!(addresses.len(), 100);
@@ -300,7 +303,10 @@ mod tests {
         }
         assert_eq!(pool.free(), 100);
         let again: Vec<_> = std::iter::from_fn(|| pool.take()).collect();
-        assert_eq!(again.iter().map(Packet::iova).collect::<std::collections::BTreeSet<_>>(), addresses);
+        assert_eq!(
+            again.iter().map(Packet::iova).collect::<std::collections::BTreeSet<_>>(),
+            addresses
+        );
         assert!(again.iter().all(Packet::is_empty));
     }
 
