@@ -310,7 +310,9 @@ fn without_packets_nothing_is_received_and_nothing_is_lost_that_there_was_room_f
     while bench.model.poll() {}
     assert!(bench.receive(16).is_empty());
     assert_eq!(bench.queue.statistics().no_packet, 1);
-    kept.into_iter().for_each(|packet| bench.queue.pool().give(packet));
+    for packet in kept {
+        bench.queue.pool().give(packet);
+    }
     assert_eq!(bench.frame(), Some(frame(OWN, 9, 60)));
 }
 
