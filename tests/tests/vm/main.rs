@@ -20,6 +20,7 @@ use uniddrv::{Address, Device, PciAddress};
 mod bind;
 mod held;
 mod iommu;
+mod net;
 mod nvme;
 mod partition;
 mod served;

@@ -9,6 +9,7 @@
 //! | [`iova`] | where it lies for the device |
 //! | [`barrier`] | the order of memory accesses between the CPU and a device |
 //! | [`driver`], [`block`] | the traits of drivers and of the block service |
+//! | [`net`] | packets, and the traits of network ports and their queues |
 //! | [`client`] | programs that use a device by its name, through the core |
 //! | [`control`], [`shared`] | messages and memory between processes |
 //! | [`serve`] | drivers as processes of their own |
@@ -17,8 +18,8 @@
 //! | [`process`] | spawning processes into namespaces, and watching them |
 //! | [`sysfs`] | PCI functions as Linux sees them; taking them and giving them back |
 //!
-//! Unsafe code lives in `mapping`, `window`, `dma`, `ring`, `shared`, `sigbus`, `clock`,
-//! `peer`, `process`, `serve::crash` and `vfio::ioctl` and nowhere else.
+//! Unsafe code lives in `mapping`, `window`, `dma`, `ring`, `net::packet`, `shared`, `sigbus`,
+//! `clock`, `peer`, `process`, `serve::crash` and `vfio::ioctl` and nowhere else.
 
 pub mod address;
 pub mod arena;
