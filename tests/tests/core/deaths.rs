@@ -46,6 +46,23 @@ fn a_driver_that_hangs_is_killed_and_replaced() {
 }
 
 #[test]
+fn hangs_in_a_row_are_given_more_time_each() {
+    let setup = Setup::new("hangs-adopting");
+    let host = setup.device("restart = { deaths = 4, backoff = \"1ms..1ms\" }").start();
+    host.ready();
+    let core = host.connect();
+    until(|| status(&core).warm.then_some(()));
+    kill_process(Pid::from_raw(status(&core).pid).unwrap(), Signal::KILL).unwrap();
+    let now = until(|| Some(status(&core)).filter(|now| now.state == "stopped"));
+    let hung = now.deaths.iter().filter(|death| death.cause == "hung");
+    let times: Vec<u64> = hung.map(|death| death.detection_ns).collect();
+    assert_eq!(times.len(), 3, "{now:?}");
+    // A look takes 25 ms, and the first ones are four.
+    assert!(times[0] >= 75_000_000, "{times:?}");
+    assert!(times[1] >= 2 * 75_000_000 && times[2] >= 4 * 75_000_000, "{times:?}");
+}
+
+#[test]
 fn a_driver_that_exits_is_replaced() {
     assert_eq!(death_by(3).cause, "exited with status 0");
     assert_eq!(death_by(4).cause, "exited with status 3");

@@ -20,7 +20,8 @@ use crate::ledger::DriverLedger;
 const LOOKS: u32 = 3;
 /// As many while a successor adopts, which takes a moment without a beat.
 const ADOPTION: u32 = 4;
-/// How often that is doubled at most: once for each death in a row without a completed request.
+/// How often that is doubled at most: once for each death in a row, after the first, without a
+/// completed request.
 const MOST_DOUBLINGS: u32 = 5;
 /// How often in a row a process may be excused for want of a CPU.
 const EXCUSES: u32 = 40;
@@ -265,7 +266,9 @@ impl Supervisor {
         let asleep = ledger.asleep() && !self.watch.suspicious;
         let most = if active.stage == Stage::Up { LOOKS } else { ADOPTION };
         // Where one after the other seems to hang, it may be the machine that is slow.
-        let most = most << self.deaths_in_row.min(MOST_DOUBLINGS);
+        let progress = active.stage == Stage::Up && ledger.completed() != self.completed;
+        let in_row = if progress { 0 } else { self.deaths_in_row.saturating_sub(1) };
+        let most = most << in_row.min(MOST_DOUBLINGS);
         if beats && !asleep && self.watch.look(ledger, active.pid(), most, interval) {
             return active.kill(Cause::Hung);
         }
