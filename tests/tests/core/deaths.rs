@@ -57,9 +57,9 @@ fn hangs_in_a_row_are_given_more_time_each() {
     let hung = now.deaths.iter().filter(|death| death.cause == "hung");
     let times: Vec<u64> = hung.map(|death| death.detection_ns).collect();
     assert_eq!(times.len(), 3, "{now:?}");
-    // A look takes 25 ms, and the first ones are four.
-    assert!(times[0] >= 75_000_000, "{times:?}");
-    assert!(times[1] >= 2 * 75_000_000 && times[2] >= 4 * 75_000_000, "{times:?}");
+    // A look takes 25 ms, and the first ones are eight.
+    assert!(times[0] >= 175_000_000, "{times:?}");
+    assert!(times[1] >= 2 * 175_000_000 && times[2] >= 4 * 175_000_000, "{times:?}");
 }
 
 #[test]

@@ -56,6 +56,19 @@ impl<W: Words> Ledger<W> {
         self.words.store(word, value, Relaxed);
     }
 
+    /// Counts the requests of client queue `queue` that ended, by the position up to which
+    /// completions are posted: counting once more, as a successor does, changes nothing.
+    ///
+    /// # Panics
+    /// When there is no such queue.
+    #[inline]
+    pub fn count_ios(&self, queue: u8, position: u32) {
+        // Both began at 0, and the position is the count's low half.
+        let before = self.count(queue, Count::Ios);
+        let more = position.wrapping_sub(before as u32);
+        self.set_count(queue, Count::Ios, before.wrapping_add(more.into()));
+    }
+
     /// Counts a latency of `ticks` of the CPU.
     ///
     /// # Panics

@@ -328,3 +328,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn ios_are_counted_by_position_and_once() {
+    let ledger = ledger();
+    let count = |position| {
+        ledger.count_ios(1, position);
+        ledger.count(1, Count::Ios)
+    };
+    assert_eq!([count(3), count(3), count(10)], [3, 3, 10]);
+    assert_eq!(count(u32::MAX), u64::from(u32::MAX));
+    assert_eq!([count(2), count(2)], [(1 << 32) + 2; 2]);
+    assert_eq!(ledger.count(0, Count::Ios), 0);
+}

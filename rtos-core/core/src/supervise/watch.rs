@@ -19,7 +19,7 @@ use crate::ledger::DriverLedger;
 /// Looks without a beat in between, a quarter of the time allowed apart, that make a hang.
 const LOOKS: u32 = 3;
 /// As many while a successor adopts, which takes a moment without a beat.
-const ADOPTION: u32 = 4;
+const ADOPTION: u32 = 8;
 /// How often that is doubled at most: once for each death in a row, after the first, without a
 /// completed request.
 const MOST_DOUBLINGS: u32 = 5;

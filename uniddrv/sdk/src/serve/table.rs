@@ -297,6 +297,7 @@ impl<S: Steps> Table<S> {
                 S::at(&self.ledger, Step::ProducerRecorded);
                 queue.poster.publish();
                 S::at(&self.ledger, Step::ProducerPublished);
+                self.ledger.count_ios(number, queue.poster.position());
                 self.ledger.set_count(number, Count::InFlight, queue.in_flight.into());
             }
         }
@@ -326,7 +327,6 @@ impl<S: Steps> Table<S> {
             let entry = &mut self.entries[usize::from(slot)];
             entry.state = State::Free;
             self.ledger.free(slot.into(), entry.cid);
-            self.ledger.add_count(entry.queue, Count::Ios, 1);
             self.ledger.count_latency(entry.queue, now.saturating_sub(entry.taken));
             self.free.push(slot);
         }
