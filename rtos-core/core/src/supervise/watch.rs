@@ -322,10 +322,9 @@ impl Supervisor {
     /// A client has woken the driver: should it sleep on, it hangs.
     pub(crate) fn is_woken(&mut self, handle: u32, now: Instant, registry: &Registry) {
         self.suspect_sleep(now);
-        // Until the next look that is all there is to know, however often the client does it.
-        if self.watch.next.is_some()
-            && let Some(attachment) = self.attachments.get_mut(&handle)
-        {
+        // Until the next look that is all there is to know, however often the client does it. Where
+        // no driver runs, the next one is looked at as soon as it does.
+        if let Some(attachment) = self.attachments.get_mut(&handle) {
             attachment.unwatch(registry);
         }
     }
