@@ -122,8 +122,14 @@ fn cpu_time(process: u32) -> Result<f64> {
     let mut sum = 0.0;
     for entry in fs::read_dir(&folder).with_context(|| format!("reading {folder}"))? {
         let file = entry.with_context(|| format!("reading {folder}"))?.path().join("schedstat");
-        let text =
-            fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        let text = match fs::read_to_string(&file) {
+            Ok(text) => text,
+            // The thread has ended: ENOENT, or ESRCH where its file was open already.
+            Err(_) if !file.exists() => continue,
+            Err(error) => {
+                return Err(error).with_context(|| format!("reading {}", file.display()));
+            }
+        };
         let ns = text.split_whitespace().next().and_then(|word| word.parse::<f64>().ok());
         sum += ns.with_context(|| format!("{}: no time in `{text}`", file.display()))?;
     }
