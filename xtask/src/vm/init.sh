@@ -31,45 +31,45 @@ mount -t tmpfs -o size=75% tmpfs /rw || fail "no memory for the root's upper lay
 mkdir /rw/upper /rw/work
 mount -t 9p -o trans=virtio,version=9p2000.L,ro,cache=loose,msize=524288 host /host ||
     fail "mounting the machine's root failed"
-mount -t overlay -o lowerdir=/host,upperdir=/rw/upper,workdir=/rw/work root /root ||
+mount -t overlay -o lowerdir=/host,upperdir=/rw/upper,workdir=/rw/work root /sysroot ||
     fail "laying memory over the machine's root failed"
 
 for folder in proc sys dev run; do
-    mkdir -p "/root/$folder"
+    mkdir -p "/sysroot/$folder"
 done
-mount --move /proc /root/proc
-mount --move /sys /root/sys
-mount --move /dev /root/dev
-mount -t tmpfs -o mode=755 tmpfs /root/run
-mkdir -p /root/dev/shm /root/dev/pts /root/dev/hugepages
-mount -t tmpfs -o mode=1777 tmpfs /root/dev/shm
-mount -t devpts -o mode=620,ptmxmode=666 devpts /root/dev/pts
-mount -t hugetlbfs hugetlbfs /root/dev/hugepages
-mount -t cgroup2 cgroup2 /root/sys/fs/cgroup
-ln -s /proc/self/fd /root/dev/fd
-ln -s /proc/self/fd/0 /root/dev/stdin
-ln -s /proc/self/fd/1 /root/dev/stdout
-ln -s /proc/self/fd/2 /root/dev/stderr
-echo "$hugepages" >/root/proc/sys/vm/nr_hugepages
+mount --move /proc /sysroot/proc
+mount --move /sys /sysroot/sys
+mount --move /dev /sysroot/dev
+mount -t tmpfs -o mode=755 tmpfs /sysroot/run
+mkdir -p /sysroot/dev/shm /sysroot/dev/pts /sysroot/dev/hugepages
+mount -t tmpfs -o mode=1777 tmpfs /sysroot/dev/shm
+mount -t devpts -o mode=620,ptmxmode=666 devpts /sysroot/dev/pts
+mount -t hugetlbfs hugetlbfs /sysroot/dev/hugepages
+mount -t cgroup2 cgroup2 /sysroot/sys/fs/cgroup
+ln -s /proc/self/fd /sysroot/dev/fd
+ln -s /proc/self/fd/0 /sysroot/dev/stdin
+ln -s /proc/self/fd/1 /sysroot/dev/stdout
+ln -s /proc/self/fd/2 /sysroot/dev/stderr
+echo "$hugepages" >/sysroot/proc/sys/vm/nr_hugepages
 
-tree="/root/lib/modules/$(uname -r)"
+tree="/sysroot/lib/modules/$(uname -r)"
 mkdir -p "$tree"
-mount --bind "/root$modules" "$tree" || fail "the module tree $modules is not there"
+mount --bind "/sysroot$modules" "$tree" || fail "the module tree $modules is not there"
 
 index=0
 while [ "$index" -lt "$writable_count" ]; do
     eval "folder=\$writable_$index"
-    mkdir -p "/root$folder"
+    mkdir -p "/sysroot$folder"
     mount -t 9p -o trans=virtio,version=9p2000.L,rw,cache=mmap,msize=524288 \
-        "writable$index" "/root$folder" || fail "mounting $folder failed"
+        "writable$index" "/sysroot$folder" || fail "mounting $folder failed"
     index=$((index + 1))
 done
 
 ip link set lo up
 hostname uniddrv-vm
 
-mkdir -p /root/run/uniddrv-vm/trace
-mount -t 9p -o trans=virtio,version=9p2000.L,ro,cache=none trace /root/run/uniddrv-vm/trace ||
+mkdir -p /sysroot/run/uniddrv-vm/trace
+mount -t 9p -o trans=virtio,version=9p2000.L,ro,cache=none trace /sysroot/run/uniddrv-vm/trace ||
     fail "mounting QEMU's trace failed"
-cp /bin/busybox /vm/session /vm/command /vm/settings /root/run/uniddrv-vm/
-exec switch_root /root /run/uniddrv-vm/busybox sh /run/uniddrv-vm/session
+cp /bin/busybox /vm/session /vm/command /vm/settings /sysroot/run/uniddrv-vm/
+exec switch_root /sysroot /run/uniddrv-vm/busybox sh /run/uniddrv-vm/session

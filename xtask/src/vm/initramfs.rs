@@ -37,7 +37,7 @@ const SESSION: &str = include_str!("session.sh");
 pub(crate) fn build(kernel: &Kernel, options: &Options, writable: &[PathBuf]) -> Result<Vec<u8>> {
     let busybox = super::program("busybox")?;
     let mut archive = Archive::default();
-    for folder in ["bin", "proc", "sys", "dev", "host", "rw", "root", "vm", "modules"] {
+    for folder in ["bin", "proc", "sys", "dev", "host", "rw", "sysroot", "vm", "modules"] {
         archive.folder(folder);
     }
     let binary = fs::read(&busybox).with_context(|| format!("reading {}", busybox.display()))?;
