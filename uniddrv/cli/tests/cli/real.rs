@@ -166,13 +166,13 @@ fn a_driver_is_tortured_and_nothing_is_lost() {
     let gap = value["gap_ns"]["p50"].as_u64().unwrap();
     assert!(value["gap_ns"]["count"] == 0 || gap > 10_000, "{value:#}");
     let status = core.status();
-    // One that was killed while it took over is a kill more, and no restart. On a machine that is
-    // busy enough, one may be found hanging that nobody harmed.
+    // Not as many as kills: one that was killed while it took over is a kill more, and no restart;
+    // on a machine that is busy enough, one may be found hanging that nobody harmed.
     let [restarts, adoptions, resets] =
         ["restarts", "adoptions", "resets"].map(|key| status[key].as_u64().unwrap());
     assert_eq!(restarts, adoptions + resets, "{status:#}");
-    let kills = number("kills");
-    assert!((kills / 2..kills + kills / 4).contains(&restarts), "{status:#}\n{value:#}");
+    assert_eq!(restarts, number("adoptions") + number("resets"), "{status:#}\n{value:#}");
+    assert!(restarts * 2 > number("kills"), "{status:#}\n{value:#}");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! `uniddrv bench --compare native` on QEMU's NVMe devices, with Linux's driver
-//! and fio, and the command with a core that drives them. These tests run inside the virtual machine: `cargo xtask test` has
-//! cargo start this program there. On any other machine each of them says that
-//! it was skipped, since they write to drives.
+//! and fio, and the command with a core that drives them. These tests run
+//! inside the virtual machine: `cargo xtask test` has cargo start this program
+//! there. On any other machine each of them says that it was skipped, since
+//! they write to drives.
 
 mod served;
 
