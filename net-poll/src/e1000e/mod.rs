@@ -98,19 +98,22 @@ impl Port for E1000e {
         descriptors: usize,
         pool: PacketPool,
     ) -> Result<Queue, PortError> {
-        let limit = |what: String, limit| Err(PortError::Limit { what, limit });
-        let Some(running) = self.running.get_mut(number).filter(|running| !**running) else {
-            return limit(format!("queue {number}, or a second time"), QUEUES);
+        let no = |why: String| Err(PortError::Queue(why));
+        let Some(running) = self.running.get_mut(number) else {
+            return no(format!("there is no queue {number}: the port has {QUEUES}"));
         };
+        if *running {
+            return no(format!("queue {number} was started before"));
+        }
         let most = self.info.most_descriptors;
         if !(8..=most).contains(&descriptors) || !descriptors.is_multiple_of(8) {
-            return limit(format!("{descriptors} descriptors, no multiple of 8"), most);
+            return no(format!("{descriptors} descriptors: 8 to {most} are possible, in eights"));
         }
         if pool.room() < BUFFER {
-            return limit(format!("packets of {} bytes, which are too short", pool.room()), BUFFER);
+            return no(format!("packets of {} bytes: {BUFFER} are needed", pool.room()));
         }
         if !pool.is_of(self.shared.device.dma()) {
-            return limit("packets in memory of another device".into(), 0);
+            return no("the packets are in memory of another device".into());
         }
         let queue = Queue::start(&self.shared, number, descriptors, pool)?;
         *running = true;

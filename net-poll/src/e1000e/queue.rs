@@ -3,6 +3,9 @@
 use std::sync::Arc;
 
 use uniddrv::net::{Packet, PacketPool, PortError, PortQueue, QueueStatistics};
+use uniddrv::{DmaRing, Register32};
+use uniddrv_spec::e1000e::Queue as Registers;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::Shared;
 use super::receive::Receiver;
@@ -25,8 +28,12 @@ impl Queue {
         descriptors: usize,
         mut pool: PacketPool,
     ) -> Result<Self, PortError> {
-        let transmitter = Transmitter::new(shared, number, descriptors)?;
-        let receiver = Receiver::new(shared, number, descriptors, &mut pool)?;
+        let registers = (Registers::receive(number), Registers::transmit(number));
+        let (Some(receive), Some(transmit)) = registers else {
+            return Err(PortError::Queue(format!("the device has no queue {number}")));
+        };
+        let transmitter = Transmitter::new(shared, transmit, descriptors)?;
+        let receiver = Receiver::new(shared, receive, descriptors, &mut pool)?;
         let statistics = QueueStatistics::default();
         Ok(Self { receiver, transmitter, pool, statistics, _shared: shared.clone() })
     }
@@ -57,4 +64,25 @@ impl PortQueue for Queue {
     fn statistics(&self) -> QueueStatistics {
         self.statistics
     }
+}
+
+/// Makes an empty ring of `descriptors` descriptors, and tells the device of it. The ring, and the
+/// register by which the device is told how far it may go.
+pub(super) fn ring<T: FromBytes + IntoBytes + Copy>(
+    shared: &Shared,
+    place: Registers,
+    descriptors: usize,
+) -> Result<(DmaRing<T>, Register32), PortError> {
+    let refused = |error: &dyn std::fmt::Display| PortError::Queue(error.to_string());
+    let bytes = descriptors * size_of::<T>();
+    let ring = DmaRing::<T>::new(shared.device.dma_buffer(bytes)?, descriptors);
+    let ring = ring.map_err(|error| refused(&error))?;
+    let registers = &shared.registers;
+    let tail = registers.register32(place.tail()).map_err(|error| refused(&error))?;
+    registers.write32(place.base_low(), ring.iova() as u32);
+    registers.write32(place.base_high(), (ring.iova() >> 32) as u32);
+    registers.write32(place.length(), bytes as u32);
+    registers.write32(place.head(), 0);
+    tail.write(0);
+    Ok((ring, tail))
 }

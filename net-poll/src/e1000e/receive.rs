@@ -9,7 +9,7 @@ use uniddrv_spec::e1000e::{
     MOST_FRAME, Queue as Registers, ReceiveControl, ReceiveDescriptor, ReceiveErrors, ReceiveStatus,
 };
 
-use super::{BUFFER, Shared};
+use super::{BUFFER, Shared, queue};
 
 /// The most packets that a frame is in.
 const PIECES: usize = MOST_FRAME.div_ceil(BUFFER) + 1;
@@ -31,32 +31,21 @@ pub(super) struct Receiver {
 impl Receiver {
     pub(super) fn new(
         shared: &Arc<Shared>,
-        number: usize,
+        place: Registers,
         descriptors: usize,
         pool: &mut PacketPool,
     ) -> Result<Self, PortError> {
-        let limit = |what: &str, limit| PortError::Limit { what: what.to_owned(), limit };
-        let place = Registers::receive(number).ok_or_else(|| limit("the queue's number", 0))?;
-        let bytes = descriptors * size_of::<ReceiveDescriptor>();
-        let buffer = shared.device.dma_buffer(bytes)?;
-        let ring = DmaRing::new(buffer, descriptors)
-            .map_err(|_| limit("descriptors of a ring", descriptors))?;
+        let (ring, tail) = queue::ring(shared, place, descriptors)?;
         let packets: Box<[Packet]> = std::iter::from_fn(|| pool.take()).take(descriptors).collect();
         if packets.len() < descriptors {
-            return Err(limit("a packet for each descriptor; the pool has fewer", packets.len()));
+            let found = packets.len();
+            return Err(PortError::Queue(format!(
+                "each of {descriptors} descriptors takes a packet, and the pool has {found}"
+            )));
         }
         for (index, packet) in packets.iter().enumerate() {
             ring.write(index, ReceiveDescriptor::buffer(packet.iova()));
         }
-        let registers = &shared.registers;
-        registers.write32(place.base_low(), ring.iova() as u32);
-        registers.write32(place.base_high(), (ring.iova() >> 32) as u32);
-        registers.write32(place.length(), bytes as u32);
-        registers.write32(place.head(), 0);
-        registers.write32(place.tail(), 0);
-        let tail = registers
-            .register32(place.tail())
-            .map_err(|_| limit("the tail register's offset", place.tail()))?;
         shared.change(ReceiveControl::OFFSET, |bits| {
             ReceiveControl::from_bits(bits).with_enable(true).bits()
         });

@@ -11,7 +11,7 @@ use uniddrv_spec::e1000e::{
     TransmitData, TransmitDescriptorControl, TransmitStatus,
 };
 
-use super::Shared;
+use super::{Shared, queue};
 
 /// After so many descriptors the device reports that it is done with them all.
 const BATCH: usize = 32;
@@ -51,33 +51,19 @@ pub(super) struct Transmitter {
 impl Transmitter {
     pub(super) fn new(
         shared: &Arc<Shared>,
-        number: usize,
+        place: Registers,
         descriptors: usize,
     ) -> Result<Self, PortError> {
-        let limit = |what: &str, limit| PortError::Limit { what: what.to_owned(), limit };
-        let place = Registers::transmit(number).ok_or_else(|| limit("the queue's number", 0))?;
-        let bytes = descriptors * size_of::<TransmitData>();
-        let buffer = shared.device.dma_buffer(bytes)?;
-        let ring = DmaRing::new(buffer, descriptors)
-            .map_err(|_| limit("descriptors of a ring", descriptors))?;
-        let registers = &shared.registers;
-        registers.write32(place.base_low(), ring.iova() as u32);
-        registers.write32(place.base_high(), (ring.iova() >> 32) as u32);
-        registers.write32(place.length(), bytes as u32);
-        registers.write32(place.head(), 0);
-        registers.write32(place.tail(), 0);
+        let (ring, tail) = queue::ring(shared, place, descriptors)?;
         let control = TransmitDescriptorControl::default()
             .with_prefetch(31)
             .with_host(1)
             .with_counted(true)
             .with_descriptors(true);
-        registers.write32(place.control(), control.bits());
+        shared.registers.write32(place.control(), control.bits());
         shared.change(TransmitControl::OFFSET, |bits| {
             TransmitControl::from_bits(bits).with_enable(true).bits()
         });
-        let tail = registers
-            .register32(place.tail())
-            .map_err(|_| limit("the tail register's offset", place.tail()))?;
         Ok(Self {
             ring,
             packets: (0..descriptors).map(|_| None).collect(),

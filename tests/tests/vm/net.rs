@@ -13,17 +13,8 @@ const OTHER: &str = "0000:00:14.0";
 
 /// Bytes that differ from frame to frame, behind an Ethernet header.
 fn frame(to: [u8; 6], seed: u64, len: usize) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(len);
-    frame.extend(to);
-    frame.extend([2, 0, 0, 0, 0, 1, 0x88, 0xb5]);
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    while frame.len() < len {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        frame.push(state as u8);
-    }
-    frame
+    let header = [to, [2, 0, 0, 0, 0, 1]].concat();
+    [header, vec![0x88, 0xb5], super::pattern(seed, len - 14)].concat()
 }
 
 fn start(port: &mut E1000e) -> Queue {

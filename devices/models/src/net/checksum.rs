@@ -97,10 +97,10 @@ fn l4(protocol: u8, addresses: &[u8], payload: &[u8]) -> Verdict {
         _ => None,
     };
     let udp = protocol == UDP;
-    let Some(field) = field.filter(|field| !udp || *field != [0, 0]) else {
+    // UDP's 0 says that there is none.
+    if field.is_none_or(|field| udp && field == [0, 0]) {
         return Verdict::default();
-    };
-    let _ = field;
+    }
     let pseudo = sum(addresses) + u64::from(protocol) + payload.len() as u64;
     Verdict { ip: None, l4: Some(fold(pseudo + sum(payload)) == 0xffff), udp }
 }

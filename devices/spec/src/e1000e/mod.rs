@@ -13,8 +13,8 @@ pub use descriptor::{
 };
 pub use registers::{
     AddressHigh, Causes, ChecksumControl, DeviceControl, DeviceStatus, EepromRead, MdiControl,
-    QUEUES, Queue, ReceiveControl, ReceiveDescriptorControl, Speed, TransmitControl,
-    TransmitDescriptorControl, TransmitGap, offset,
+    QUEUES, Queue, ReceiveControl, Speed, TransmitControl, TransmitDescriptorControl, TransmitGap,
+    offset,
 };
 pub use statistics::Counter;
 
@@ -26,8 +26,6 @@ pub const DEVICE: u16 = 0x10d3;
 pub const CLASS: u32 = 0x02_0000;
 /// Size of BAR 0 in bytes. §10.1.
 pub const BAR_SIZE: usize = 128 << 10;
-/// Rings start at multiples of this many bytes, and are whole multiples of it long. §10.2.5.4.
-pub const RING_ALIGN: usize = 128;
 /// The most descriptors of a ring: its length register holds 20 bits. §10.2.5.6.
 pub const MOST_DESCRIPTORS: usize = 0x10_0000 / 16 - 8;
 /// The longest frame that it receives or sends, in bytes without the frame check sequence: 9,018

@@ -5,18 +5,12 @@ pub const QUEUES: usize = 2;
 
 /// Offsets of registers that are a plain number.
 pub mod offset {
-    /// Interrupt Throttling. §10.2.4.2.
-    pub const ITR: usize = 0xc4;
     /// Multicast Table Array: 128 words of 32 bits. §10.2.5.18.
     pub const MTA: usize = 0x5200;
     /// Words of [`MTA`].
     pub const MTA_WORDS: usize = 128;
     /// Receive Address Low of the first of 16 filters: four bytes of a MAC address. §10.2.5.19.
     pub const RAL: usize = 0x5400;
-    /// Transmit Arbitration Counter of queue 0. §10.2.6.12.
-    pub const TARC0: usize = 0x3840;
-    /// PCIe Control. §10.2.3.1.
-    pub const GCR: usize = 0x5b00;
 }
 
 bits! {
@@ -223,19 +217,6 @@ impl ReceiveControl {
 }
 
 bits! {
-    /// Receive Descriptor Control. §10.2.5.13.
-    pub struct ReceiveDescriptorControl(u32);
-    /// Fetches descriptors when fewer than this are left.
-    prefetch / with_prefetch = [5:0] u8;
-    /// And when at least this many are there.
-    host / with_host = [13:8] u8;
-    /// Writes back so many at once.
-    write_back / with_write_back = [21:16] u8;
-    /// All these are descriptors, not cache lines.
-    descriptors / with_descriptors = [24:24] bool;
-}
-
-bits! {
     /// Receive Checksum Control. §10.2.5.15.
     pub struct ChecksumControl(u32) @ 0x5000;
     /// IPv4 header checksums are verified.
@@ -339,7 +320,7 @@ impl Queue {
         self.0 + 0x18
     }
 
-    /// [`ReceiveDescriptorControl`] or [`TransmitDescriptorControl`].
+    /// [`TransmitDescriptorControl`] where it is a transmit queue.
     pub const fn control(self) -> usize {
         self.0 + 0x28
     }
@@ -358,7 +339,6 @@ mod tests {
             MdiControl,
             Causes,
             ReceiveControl,
-            ReceiveDescriptorControl,
             ChecksumControl,
             AddressHigh,
             TransmitControl,

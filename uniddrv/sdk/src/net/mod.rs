@@ -10,10 +10,5 @@ mod packet;
 mod port;
 
 pub use mac::MacAddress;
-pub use packet::{Checksums, HEADROOM, Insert, Packet, PacketPool};
+pub use packet::{Checksums, Insert, Packet, PacketPool};
 pub use port::{Link, Port, PortError, PortInfo, PortQueue, QueueStatistics, Reception};
-
-/// Bytes of an Ethernet header without a VLAN tag. IEEE 802.3 §3.2.
-pub const ETHERNET_HEADER: usize = 14;
-/// The shortest frame, without its frame check sequence. IEEE 802.3 §4.4.2.
-pub const SHORTEST_FRAME: usize = 60;

@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::dma::{DmaBuf, DmaError, DmaSpace};
 
-/// Bytes before a packet's first one, for what a device wants in front of a frame.
-pub const HEADROOM: usize = 64;
-/// Packets and their room are multiples of this many bytes.
+/// Packets start at multiples of this many bytes, and have room for whole multiples of it.
 const LINE: usize = 64;
 
 /// Packets of one size in DMA memory, and those of them that nobody has.
@@ -22,8 +20,8 @@ pub struct PacketPool {
 /// What packets and their pool have in common.
 struct Shared {
     memory: DmaBuf,
-    /// Bytes from one packet to the next.
-    stride: usize,
+    /// Bytes of each packet.
+    room: usize,
     /// Numbers of packets that were dropped. There is room for all of them.
     dropped: Mutex<Vec<usize>>,
 }
@@ -94,15 +92,14 @@ impl PacketPool {
     /// # Errors
     /// For no packets, packets without room or of 4 GiB, and when memory or addresses run out.
     pub fn new(space: &Arc<DmaSpace>, count: usize, room: usize) -> Result<Self, DmaError> {
-        let stride =
-            room.checked_next_multiple_of(LINE).and_then(|room| room.checked_add(HEADROOM));
-        let bytes = stride.and_then(|stride| stride.checked_mul(count));
-        let (Some(stride), Some(bytes), Ok(1..)) = (stride, bytes, u32::try_from(room)) else {
-            return Err(DmaError::Size(room));
+        let wrong = DmaError::Size(room);
+        let rounded = room.checked_next_multiple_of(LINE);
+        let Some(room) = rounded.filter(|&room| (1..=u32::MAX as usize).contains(&room)) else {
+            return Err(wrong);
         };
-        let memory = space.buffer(bytes)?;
+        let memory = space.buffer(room.checked_mul(count).ok_or(wrong)?)?;
         let shared =
-            Arc::new(Shared { memory, stride, dropped: Mutex::new(Vec::with_capacity(count)) });
+            Arc::new(Shared { memory, room, dropped: Mutex::new(Vec::with_capacity(count)) });
         // Those that were given back last, whose lines may be in a cache, are taken first.
         let free = (0..count).rev().map(|number| Packet::new(&shared, number)).collect();
         Ok(Self { shared, free })
@@ -139,7 +136,7 @@ impl PacketPool {
 
     /// How many bytes a packet has room for.
     pub fn room(&self) -> usize {
-        self.shared.stride - HEADROOM
+        self.shared.room
     }
 
     #[cold]
@@ -158,16 +155,16 @@ impl Shared {
 impl Packet {
     /// The packet `number`, which nobody has.
     fn new(shared: &Arc<Shared>, number: usize) -> Self {
-        let offset = number * shared.stride + HEADROOM;
-        debug_assert!(offset + shared.stride - HEADROOM <= shared.memory.len());
+        let offset = number * shared.room;
+        debug_assert!(offset + shared.room <= shared.memory.len());
         Self {
             // SAFETY: the offset lies in the buffer: numbers are below the pool's count, and the
-            // buffer has `count` times `stride` bytes.
+            // buffer has `count` times `room` bytes.
             base: unsafe { shared.memory.base().add(offset) },
             iova: shared.memory.iova() + offset as u64,
             space: shared.memory.space(),
             len: 0,
-            room: (shared.stride - HEADROOM) as u32,
+            room: shared.room as u32,
             checksums: Checksums::Unknown,
             more: false,
             shared: shared.clone(),
@@ -220,8 +217,7 @@ impl Packet {
         true
     }
 
-    /// The address of its first byte for the device. The device may use [`HEADROOM`] bytes before
-    /// it, too.
+    /// The address of its first byte for the device.
     #[inline]
     pub fn iova(&self) -> u64 {
         self.iova
@@ -241,27 +237,12 @@ impl Packet {
         // SAFETY: as for `as_slice`, and `&mut self` makes the access exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len as usize) }
     }
-
-    /// The [`HEADROOM`] bytes before it, to be written.
-    #[inline]
-    pub fn headroom_mut(&mut self) -> &mut [u8; HEADROOM] {
-        // SAFETY: `base` lies HEADROOM bytes behind the start of the packet's extent, which is
-        // its alone, as for `as_slice`; an array of bytes has no alignment.
-        unsafe { &mut *self.base.sub(HEADROOM).cast().as_ptr() }
-    }
-
-    /// The [`HEADROOM`] bytes before it.
-    #[inline]
-    pub fn headroom(&self) -> &[u8; HEADROOM] {
-        // SAFETY: as for `headroom_mut`.
-        unsafe { &*self.base.sub(HEADROOM).cast().as_ptr() }
-    }
 }
 
 impl Drop for Packet {
     fn drop(&mut self) {
         let offset = (self.iova - self.shared.memory.iova()) as usize;
-        self.shared.dropped().push(offset / self.shared.stride);
+        self.shared.dropped().push(offset / self.shared.room);
     }
 }
 
@@ -288,12 +269,9 @@ mod tests {
         assert_eq!(packets.len(), 100);
         for (number, packet) in (0..).zip(&mut packets) {
             assert!(packet.copy_from(&[number; 2048]) && !packet.copy_from(&[0; 2049]));
-            packet.headroom_mut().fill(number);
         }
         for (number, packet) in (0..).zip(&packets) {
-            assert!(
-                packet.as_slice() == [number; 2048] && packet.headroom() == &[number; HEADROOM]
-            );
+            assert!(packet.as_slice() == [number; 2048]);
         }
         let addresses: std::collections::BTreeSet<_> = packets.iter().map(Packet::iova).collect();
         assert_eq!(addresses.len(), 100);
@@ -332,7 +310,7 @@ mod tests {
     #[test]
     fn sizes_that_cannot_be_are_refused() {
         let space = DmaSpace::new(Arc::new(Fake::default()));
-        for (count, room) in [(0, 64), (1, 0), (1, usize::MAX), (usize::MAX, 64), (1, 1 << 33)] {
+        for (count, room) in [(0, 64), (1, 0), (1, usize::MAX), (usize::MAX, 64), (1, 1 << 32)] {
             assert!(PacketPool::new(&space, count, room).is_err(), "{count} of {room}");
         }
     }

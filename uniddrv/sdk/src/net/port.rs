@@ -69,22 +69,9 @@ pub struct QueueStatistics {
 /// What a port cannot do.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
-    /// The device is gone.
-    #[error("{device}: {reason}")]
-    Gone {
-        /// Which.
-        device: String,
-        /// How that is known.
-        reason: String,
-    },
-    /// A queue that was asked for cannot be.
-    #[error("{what}: {limit} is the most")]
-    Limit {
-        /// What was asked for.
-        what: String,
-        /// What is possible.
-        limit: usize,
-    },
+    /// A queue that cannot be as it was asked for: why.
+    #[error("{0}")]
+    Queue(String),
     /// Memory for it is missing.
     #[error(transparent)]
     Dma(#[from] DmaError),
