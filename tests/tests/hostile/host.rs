@@ -146,6 +146,17 @@ impl Host {
         self.process.id()
     }
 
+    /// The model's process, which the core has started.
+    pub(crate) fn model(&self) -> u32 {
+        let parent = format!("--parent\0{}\0", self.pid());
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let mut models = processes.filter_map(|entry| {
+            let command = fs::read_to_string(entry.path().join("cmdline")).ok()?;
+            command.contains(&parent).then(|| entry.file_name().to_str()?.parse().ok())?
+        });
+        models.next().expect("there is a model")
+    }
+
     /// How many file descriptors the core has.
     pub(crate) fn files(&self) -> usize {
         uniddrv_tests::files::of_core(self.pid())

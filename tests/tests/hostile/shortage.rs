@@ -1,12 +1,15 @@
 //! A core that has too little of something, for clients that want too much.
 
+use std::fs;
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use uniddrv::client::Harm;
 use uniddrv_abi::message::{FromCore, Refusal, Rights, ToCore};
 use uniddrv_tests::bystander::Bystander;
 use uniddrv_tests::wait::{PATIENCE, until};
 use uniddrv_tests::wire::{Opened, Wire, hello, open};
 
-use crate::host::Setup;
+use crate::host::{Host, Setup};
 use crate::scene::Scene;
 
 #[test]
@@ -51,15 +54,30 @@ fn without_file_descriptors_clients_are_refused_and_drivers_replaced() {
 
 #[test]
 fn without_memory_arenas_are_refused_and_nobody_is_disturbed() {
-    // What is mapped: the programs, a few stacks, arenas.
-    let scene = Scene::with(Setup::nvme().limit("ulimit -v 500000"));
+    arenas_run_out(Host::pid);
+}
+
+#[test]
+fn without_memory_in_the_model_arenas_are_refused_and_nobody_is_disturbed() {
+    arenas_run_out(Host::model);
+}
+
+/// Bytes of a client's arena.
+const ARENA: u64 = 64 << 20;
+
+/// Clients ask for more arenas than the process `who` has room to map.
+fn arenas_run_out(who: impl Fn(&Host) -> u32) {
+    let scene = Scene::new();
+    // What a process maps is for the allocator mostly, as much as its threads happened to need:
+    // the limit is on what comes. Half an arena stays.
+    allow_beyond(who(&scene.host), 4 * ARENA + ARENA / 2);
     let mut held: Vec<(Wire, Opened)> = Vec::new();
     let question = ToCore::Open {
         name: "nvme:0/ns2".into(),
         rights: Rights::Read,
         queues: 1,
         depth: 8,
-        arena: 64 << 20,
+        arena: ARENA,
     };
     let mut refused = 0;
     for _ in 0..30 {
@@ -81,4 +99,14 @@ fn without_memory_arenas_are_refused_and_nobody_is_disturbed() {
     until("memory does not come back", || wire.open(&question).ok());
     drop(wire);
     scene.unharmed();
+}
+
+/// Lets the process `pid` map no more than `bytes` beyond what it maps now.
+fn allow_beyond(pid: u32, bytes: u64) {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    let size: u64 = size.trim().strip_suffix(" kB").unwrap().parse().unwrap();
+    let limit = Some(size * 1024 + bytes);
+    let limit = Rlimit { current: limit, maximum: limit };
+    prlimit(Pid::from_raw(pid.try_into().unwrap()), Resource::As, limit).unwrap();
 }
