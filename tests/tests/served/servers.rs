@@ -156,7 +156,7 @@ fn a_server_that_stays_away_ends_its_clients_and_no_others() {
         let names = ground.core.names("").unwrap();
         (!names.iter().any(|name| name.name.starts_with(DEVICE))).then_some(())
     });
-    assert!(ground.core.status(DEVICE).unwrap().is_empty());
+    until(|| ground.core.status(DEVICE).unwrap().is_empty().then_some(()));
     let refused = ground.core.open(NAME, &options(1, DEPTH)).unwrap_err();
     assert_eq!(refused.code(), Some(Refusal::NotFound), "{refused}");
     neighbour.work(100);

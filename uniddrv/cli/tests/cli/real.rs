@@ -213,7 +213,8 @@ fn a_name_that_is_revoked_ends_whoever_holds_it() {
     let (code, _, stderr) = read(&bench.wait_with_output().unwrap());
     assert_eq!(code, 1);
     assert!(stderr.contains("gone") && stderr.contains("help: "), "{stderr}");
-    assert_eq!(core.status()["holders"].as_array().unwrap().len(), 0);
+    // The driver may still be letting go of it.
+    core.until(|status| status["holders"].as_array().is_some_and(Vec::is_empty));
     let (code, _, stderr) = core.run(&["revoke", "nvme:0/ns1", "--client", "9999"]);
     assert!(code == 1 && stderr.contains("9999"), "{stderr}");
 }
