@@ -19,11 +19,7 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn new() -> Self {
-        Self::with(Setup::nvme())
-    }
-
-    pub(crate) fn with(setup: Setup) -> Self {
-        let host = setup.run();
+        let host = Setup::nvme().run();
         let bystander = Bystander::new(&host.socket(), "nvme:0/ns1");
         bystander.goes_on(SOME);
         let driver = host.driver();

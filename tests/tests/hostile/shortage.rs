@@ -54,19 +54,19 @@ fn without_file_descriptors_clients_are_refused_and_drivers_replaced() {
 
 #[test]
 fn without_memory_arenas_are_refused_and_nobody_is_disturbed() {
-    arenas_run_out(Host::pid);
+    arenas_run_out(Host::pid, Refusal::Limit);
 }
 
 #[test]
 fn without_memory_in_the_model_arenas_are_refused_and_nobody_is_disturbed() {
-    arenas_run_out(Host::model);
+    arenas_run_out(Host::model, Refusal::Failed);
 }
 
 /// Bytes of a client's arena.
 const ARENA: u64 = 64 << 20;
 
-/// Clients ask for more arenas than the process `who` has room to map.
-fn arenas_run_out(who: impl Fn(&Host) -> u32) {
+/// Clients ask for more arenas than the process `who` has room to map, and are refused with `code`.
+fn arenas_run_out(who: impl Fn(&Host) -> u32, code: Refusal) {
     let scene = Scene::new();
     // What a process maps is for the allocator mostly, as much as its threads happened to need:
     // the limit is on what comes. Half an arena stays.
@@ -84,9 +84,8 @@ fn arenas_run_out(who: impl Fn(&Host) -> u32) {
         let mut wire = scene.greeted();
         match wire.open(&question) {
             Ok(opened) => held.push((wire, opened)),
-            Err(code) => {
-                // The core's own memory, or that of the model that maps it too.
-                assert!(matches!(code, Refusal::Limit | Refusal::Failed), "{code:?}");
+            Err(refusal) => {
+                assert_eq!(refusal, code);
                 assert!(wire.is_alive());
                 refused += 1;
             }
