@@ -81,15 +81,13 @@ fn build() -> Result<BTreeMap<String, PathBuf>> {
     if !Command::new("c++").arg("--version").output().is_ok_and(|output| output.status.success()) {
         packages::ensure(&["g++"])?;
     }
-    let target = env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
     // With --target, build scripts and macros are spared the instrumentation.
     let output = cargo()
         .args(["build", "--release", "--target", "host-tuple", "--message-format"])
         .args(["json-render-diagnostics", "--manifest-path"])
         .arg(folder().join("Cargo.toml"))
         .arg("--target-dir")
-        .arg(target.join("fuzz"))
+        .arg(crate::target().join("fuzz"))
         .env("RUSTFLAGS", RUSTFLAGS)
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .stderr(Stdio::inherit())

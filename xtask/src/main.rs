@@ -18,6 +18,7 @@ mod packages;
 mod run;
 mod suite;
 mod table;
+mod tally;
 mod uniddrv;
 mod vm;
 
@@ -56,6 +57,12 @@ pub(crate) fn program() -> io::Result<&'static Path> {
     }
     let path = std::env::current_exe()?;
     Ok(PROGRAM.get_or_init(|| path))
+}
+
+/// Cargo's target folder.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
 }
 
 fn main() -> ExitCode {

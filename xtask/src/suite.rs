@@ -2,7 +2,9 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
@@ -10,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::table::Table;
+use crate::tally::{Digest, Tally};
 use crate::{fuzz, vm};
 
 /// Options of `cargo xtask test`.
@@ -69,16 +72,12 @@ const VM_LINTS: &[&str] = &[
 ];
 const DOCUMENTATION: &[&str] = &["doc", "--workspace", "--no-deps"];
 
-/// Tests that passed and failed so far.
-#[derive(Debug, Default, PartialEq)]
-struct Tally {
-    passed: u64,
-    failed: u64,
-}
-
 /// Runs all steps, also after one has failed, and sums up in the last line.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let mut tally = Tally::default();
+    // What was kept of the last time.
+    fs::create_dir_all(crate::target()).context("making the target folder")?;
+    File::create(log()).context("keeping a log")?;
     let steps = if options.no_vm {
         STEPS.iter().collect::<Vec<_>>()
     } else {
@@ -91,7 +90,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         let failed_before = tally.failed;
         let step_started = Instant::now();
         if let Err(error) = (step.run)(&mut tally) {
-            println!("{} failed: {error:#}", step.heading);
+            let failure = format!("{} failed: {error:#}\n", step.heading);
+            print!("{failure}");
+            tally.failures.push_str(&failure);
             // A step whose failed tests are counted is not counted again.
             if tally.failed == failed_before {
                 tally.failed += 1;
@@ -101,10 +102,18 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         times.row([step.heading, &seconds(step_started), result]);
     }
     times.row(["Everything", &seconds(started), ""]);
+    if !tally.failures.is_empty() {
+        print!("\n== What failed\n{}", tally.failures);
+    }
     print!("\n{}", times.text());
     println!("\n{} passed, {} failed", tally.passed, tally.failed);
     io::stdout().flush().context("writing the summary")?;
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Where the whole output of tests is kept.
+fn log() -> PathBuf {
+    crate::target().join("test.log")
 }
 
 fn seconds(since: Instant) -> String {
@@ -122,20 +131,29 @@ fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-/// Runs tests with their output passed on, and adds up cargo's summary lines.
+/// Runs tests, prints what matters of their output, and keeps the rest in a file.
 fn cargo_tests(arguments: &[&str], tally: &mut Tally) -> Result<()> {
-    let mut child =
-        cargo_command(arguments).stdout(Stdio::piped()).spawn().context("running cargo")?;
-    let output = child.stdout.take().context("cargo has no stdout")?;
+    let (output, ours) = io::pipe().context("making a pipe")?;
+    let mut command = cargo_command(arguments);
+    command.stdout(ours.try_clone().context("sharing a pipe")?).stderr(ours);
+    let mut child = command.spawn().context("running cargo")?;
+    // The pipe ends with cargo: this end would keep it open.
+    drop(command);
+    let path = log();
+    let mut log = File::options().append(true).create(true).open(&path).context("keeping a log")?;
+    let mut digest = Digest::default();
     for line in BufReader::new(output).split(b'\n') {
         let mut line = line.context("reading cargo's output")?;
-        tally.add(&String::from_utf8_lossy(&line));
+        if let Some(told) = digest.line(&String::from_utf8_lossy(&line), tally) {
+            println!("{told}");
+        }
         line.push(b'\n');
-        io::stdout().write_all(&line).context("passing on cargo's output")?;
+        log.write_all(&line).with_context(|| format!("writing {}", path.display()))?;
     }
+    digest.end(tally);
     let status = child.wait().context("waiting for cargo")?;
     if !status.success() {
-        bail!("cargo {} ended with {status}", arguments.join(" "));
+        bail!("cargo {} ended with {status}; {} has it all", arguments.join(" "), path.display());
     }
     Ok(())
 }
@@ -164,42 +182,4 @@ pub(crate) fn cargo_command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or(OsString::from("cargo")));
     command.args(arguments).stdin(Stdio::null());
     command
-}
-
-impl Tally {
-    /// Takes note of a line such as
-    /// `test result: ok. 5 passed; 0 failed; 0 ignored; ...`.
-    fn add(&mut self, line: &str) {
-        let Some((_, counts)) =
-            line.strip_prefix("test result: ").and_then(|result| result.split_once(". "))
-        else {
-            return;
-        };
-        for count in counts.split("; ") {
-            match count.split_once(' ') {
-                Some((number, "passed")) => self.passed += number.parse().unwrap_or(0),
-                Some((number, "failed")) => self.failed += number.parse().unwrap_or(0),
-                _ => {}
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn summary_lines_are_added_up() {
-        let mut tally = Tally::default();
-        for line in [
-            "running 7 tests",
-            "test result: ok. 5 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out",
-            "test result: FAILED. 3 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out",
-            "test tests::result ... ok",
-        ] {
-            tally.add(line);
-        }
-        assert_eq!(tally, Tally { passed: 8, failed: 2 });
-    }
 }

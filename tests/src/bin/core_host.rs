@@ -38,6 +38,7 @@ fn run(path: &Path) -> Result<(), Box<dyn Error>> {
     let level = std::env::var("CORE_LOG").ok().and_then(|level| level.parse().ok());
     tracing_subscriber::fmt()
         .with_max_level(level.unwrap_or(LevelFilter::WARN))
+        .with_ansi(false)
         .with_writer(std::io::stderr)
         .init();
     let machine = Machine::read(Path::new("/"), &Cpus::new(), |_| Ok(()));
