@@ -3,6 +3,7 @@
 
 pub mod bystander;
 pub mod files;
+pub mod programs;
 pub mod wait;
 pub mod wire;
 

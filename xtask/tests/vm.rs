@@ -96,7 +96,10 @@ fn nothing_is_mixed_into_what_the_command_prints() {
     let output = vm.args(["--", "sh", "-c", script]).output().unwrap();
     assert_status(&output, 0);
     assert_eq!(output.stdout, b"out\0\xff");
-    assert_eq!(text(&output.stderr), "err");
+    // A kernel that panics while it boots is started again, which is told before.
+    let told = text(&output.stderr);
+    let told = told.lines().filter(|line| !line.starts_with("vm: the guest's kernel panicked"));
+    assert_eq!(told.collect::<Vec<_>>(), ["err"]);
 }
 
 #[test]

@@ -28,6 +28,10 @@ use uniddrv_abi::queue::{self, Poster, Side, Taker};
 static BEHAVIOUR: [u8; 64] = *b"FAKE-BEHAVIOUR: honest                                         .";
 /// The first block of a write that is a command, plus its number.
 const COMMAND: u64 = 0xc0de_0000;
+/// Between two looks for work: shorter than anybody waits, and the CPU is left to others.
+const PAUSE: Duration = Duration::from_micros(10);
+/// Wake-ups taken at once.
+const WAKES: usize = 16;
 
 struct Queue {
     number: u8,
@@ -153,7 +157,7 @@ impl Fake {
                 self.listen()?;
                 idle = Instant::now();
             } else {
-                std::thread::yield_now();
+                std::thread::sleep(PAUSE);
             }
         }
     }
@@ -438,7 +442,12 @@ impl Fake {
         for queue in self.queues.values().flatten() {
             queue::awake(&queue.words, Side::Driver);
             let mut byte = [0; 16];
-            while matches!(recv(&queue.wake, &mut byte, RecvFlags::DONTWAIT), Ok((1.., _))) {}
+            // Whoever wakes it without end keeps it from nothing else.
+            for _ in 0..WAKES {
+                if !matches!(recv(&queue.wake, &mut byte, RecvFlags::DONTWAIT), Ok((1.., _))) {
+                    break;
+                }
+            }
         }
         self.ledger.beat();
         self.tell(&FromDriver::Awake);

@@ -19,6 +19,9 @@ use uniddrv_abi::message::{Client, FromDriver, Target, ToDevice, ToDriver, encod
 use uniddrv_abi::queue::{self, Poster, Taker};
 use uniddrv_tests::wire::Random;
 
+/// Between two looks for work: shorter than anybody waits, and the CPU is left to others.
+const PAUSE: Duration = Duration::from_micros(10);
+
 struct Queue {
     client: u32,
     depth: u32,
@@ -99,7 +102,7 @@ impl Liar {
             if self.running {
                 self.ledger.beat();
                 self.work();
-                std::thread::yield_now();
+                std::thread::sleep(PAUSE);
             }
         }
     }

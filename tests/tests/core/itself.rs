@@ -1,12 +1,12 @@
 //! The core's own end, and its idleness.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use uniddrv::client::OpenOptions;
+use uniddrv_tests::programs;
 
 use crate::User;
 use crate::host::{Host, Setup, core_host, status, until};
@@ -84,8 +84,7 @@ fn it_needs_no_privileges() {
     let folder = setup.folder.path();
     // Where it is, others may not go.
     let program = folder.join("core_host");
-    fs::copy(env!("CARGO_BIN_EXE_core_host"), &program).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    programs::copy(env!("CARGO_BIN_EXE_core_host"), &program);
     std::os::unix::fs::chown(folder, Some(7777), Some(7777)).unwrap();
     let mut command = Command::new(program);
     command.uid(7777).gid(7777).current_dir("/").env_clear();

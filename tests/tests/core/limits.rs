@@ -1,7 +1,6 @@
 //! Who may do what, how much of it, and what is no message at all.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use uniddrv::control::{Control, ControlError};
 use uniddrv::shared::SharedWords;
 use uniddrv_abi::message::{FromCore, Refusal, Rights, ToCore, VERSION, encode};
 use uniddrv_abi::queue;
+use uniddrv_tests::programs;
 
 use crate::User;
 use crate::host::{Host, PATIENCE, Setup, status, until};
@@ -183,8 +183,7 @@ fn client(host: &Host, uid: u32, arguments: [&str; 2]) -> Option<String> {
     // Where it is, others may not go.
     let program = host.setup.folder.path().join("client");
     if !program.exists() {
-        std::fs::copy(env!("CARGO_BIN_EXE_core_host"), &program).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        programs::copy(env!("CARGO_BIN_EXE_core_host"), &program);
     }
     let output = std::process::Command::new(program)
         .current_dir("/")

@@ -10,6 +10,7 @@ use std::thread;
 
 use tempfile::TempDir;
 use uniddrv::client::{Core, DriverStatus};
+use uniddrv_tests::programs;
 use uniddrv_tests::wait::{PATIENCE, until};
 
 /// Bytes of each of the two namespaces.
@@ -68,8 +69,7 @@ impl Setup {
         let name = Path::new(program).file_name().unwrap();
         let copy = self.folder.path().join(name);
         if !copy.exists() {
-            fs::copy(program, &copy).unwrap();
-            fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+            programs::copy(program, &copy);
         }
         copy
     }

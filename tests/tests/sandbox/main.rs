@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use uniddrv::process::Ended;
 use uniddrv_core::program::Program;
 use uniddrv_core::sandbox::{Child, Confinement, Layer, Scheduling, SpawnError, Spawner, Window};
+use uniddrv_tests::programs;
 
 use crate::attempts::{ATTEMPTS, Denied, ORDINARY};
 
@@ -41,9 +42,7 @@ static PROGRAMS: LazyLock<Programs> = LazyLock::new(|| {
         ("host", env!("CARGO_BIN_EXE_sandbox_host")),
         ("driver", env!("CARGO_BIN_EXE_hostile_driver")),
     ] {
-        let copy = folder.path().join(name);
-        fs::copy(program, &copy).unwrap();
-        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+        programs::copy(program, folder.path().join(name));
     }
     Programs { folder }
 });

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use uniddrv::client::{BlockClient, Core, Death, DriverStatus, OpenOptions};
+use uniddrv_tests::programs;
 
 /// Longer than anything here takes on the slowest machine.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
@@ -145,7 +146,7 @@ impl Host {
             // Where the build is, others may not look.
             program = plan.folder().join("core_host");
             if !program.exists() {
-                fs::copy(env!("CARGO_BIN_EXE_core_host"), &program).unwrap();
+                programs::copy(env!("CARGO_BIN_EXE_core_host"), &program);
             }
             command = Command::new(&program);
             command.uid(user).gid(user);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use uniddrv::client::CoreError;
+use uniddrv_tests::programs;
 
 use crate::ground::{DEVICE, DRIVER, Ground, Plan, last_death};
 use crate::user::User;
@@ -37,8 +38,7 @@ fn meanwhile(
 }
 
 fn copy(from: &str, to: &Path) -> PathBuf {
-    fs::copy(from, to).unwrap();
-    fs::set_permissions(to, Permissions::from_mode(0o755)).unwrap();
+    programs::copy(from, to);
     to.to_owned()
 }
 

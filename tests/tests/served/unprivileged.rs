@@ -1,12 +1,13 @@
 //! Without any privilege: a core, drivers and clients of an ordinary user, on a software device.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
 use rustix::process::{Signal, getuid};
+use uniddrv_tests::programs;
 
 use crate::clients::Guest;
 use crate::ground::{DRIVER, Ground, Plan, signal, until};
@@ -18,8 +19,7 @@ const USER: u32 = 65534;
 /// A program where every user can execute it.
 fn reachable(plan: &Plan, program: &str, name: &str) -> PathBuf {
     let path = plan.folder().join(name);
-    fs::copy(program, &path).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    programs::copy(program, &path);
     path
 }
 

@@ -13,6 +13,7 @@ use uniddrv::{
 };
 use uniddrv_spec::edu;
 use uniddrv_spec::nvme::registers::{Acq, Aqa, Asq, Cc, Csts};
+use uniddrv_tests::programs;
 
 use super::iommu::{copy, kernel_log};
 use super::{DATA, EDU, Guest, guest, pattern, pci};
@@ -280,7 +281,7 @@ fn a_user_without_rights_is_told_what_is_missing() {
     with(EDU, |_| {
         // The user may not reach the folders in which this program lies.
         let program = "/run/uniddrv-vm-unprivileged";
-        fs::copy(std::env::current_exe().unwrap(), program).unwrap();
+        programs::copy(std::env::current_exe().unwrap(), program);
         let run = || {
             let child = Command::new("setpriv")
                 .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"])

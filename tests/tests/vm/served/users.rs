@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use uniddrv::client::{CoreError, Harm, OpenOptions, Refusal, Rights};
+use uniddrv_tests::programs;
 
 use super::super::guest;
 use super::load::Load;
@@ -132,7 +133,7 @@ fn neither_of_two_users_has_what_is_the_others() {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = folder.path().join("user");
-    fs::copy(env::current_exe().unwrap(), &program).unwrap();
+    programs::copy(env::current_exe().unwrap(), &program);
     let mut users =
         [0, 1].map(|index| User::start(&program, USERS[index], NAMES[index], NAMES[1 - index]));
     for word in ["open", "worked", "verified"] {
