@@ -41,7 +41,8 @@ pub(crate) enum Fault {
     Lose,
     /// It ends twice.
     Repeat,
-    /// It moves the data but for one byte.
+    /// It reads another byte than was written, and so does every read after it: which request
+    /// reads what was written before depends on how far a busy machine gets.
     Corrupt,
 }
 
@@ -436,7 +437,11 @@ impl Queue {
     fn end(&mut self, submission: &Submission, state: &mut State) {
         state.served += 1;
         let served = state.served;
-        let fault = state.fault.filter(|(_, at)| *at == served).map(|(fault, _)| fault);
+        let now = |&(fault, at): &(Fault, u64)| match fault {
+            Fault::Lose | Fault::Repeat => at == served,
+            Fault::Corrupt => at <= served,
+        };
+        let fault = state.fault.filter(now).map(|(fault, _)| fault);
         if fault == Some(Fault::Lose) {
             return;
         }
@@ -466,12 +471,11 @@ impl Queue {
                 let Some(mut buffer) = buffer else { return Outcome::Invalid };
                 if submission.opcode == Opcode::Read {
                     buffer.as_mut_slice().copy_from_slice(data);
+                    if fault == Some(Fault::Corrupt) {
+                        buffer.as_mut_slice()[len / 2] ^= 0x10;
+                    }
                 } else {
                     data.copy_from_slice(buffer.as_slice());
-                }
-                if fault == Some(Fault::Corrupt) {
-                    buffer.as_mut_slice()[len / 2] ^= 0x10;
-                    data[len / 2] ^= 0x10;
                 }
             }
         }
