@@ -46,6 +46,25 @@ fn a_driver_that_hangs_is_killed_and_replaced() {
 }
 
 #[test]
+fn a_driver_that_is_stopped_while_its_device_comes_up_is_replaced() {
+    let setup = Setup::new("hangs-at-begin");
+    let host = setup.device("restart = { deaths = 2, backoff = \"1ms..1ms\" }").start();
+    let core = host.connect();
+    let mut stopped = 0;
+    let now = until(|| {
+        let now = status(&core);
+        // A device may take minutes to come up, and its driver with it. Only a stop is no wait.
+        if now.pid > 0 && now.pid != stopped {
+            stopped = now.pid;
+            let _ = kill_process(Pid::from_raw(stopped).unwrap(), Signal::STOP);
+        }
+        Some(now).filter(|now| now.state == "stopped")
+    });
+    assert!(now.deaths.iter().all(|death| death.cause == "hung"), "{now:?}");
+    assert_eq!(now.deaths.len(), 2, "{now:?}");
+}
+
+#[test]
 fn hangs_in_a_row_are_given_more_time_each() {
     let setup = Setup::new("hangs-adopting");
     let host = setup.device("restart = { deaths = 4, backoff = \"1ms..1ms\" }").start();

@@ -141,6 +141,14 @@ impl Watch {
         self.excuses += 1;
         !starved || self.excuses > EXCUSES
     }
+
+    /// One more look at a driver whose heart need not beat, since it waits for its device. Whether
+    /// the process is stopped, which no device is the reason of.
+    fn look_for_a_stop(&mut self, pid: i32, most: u32) -> bool {
+        let stopped = matches!(state(pid), Some('T' | 't'));
+        self.looks = if stopped { self.looks + 1 } else { 0 };
+        self.looks >= most
+    }
 }
 
 /// The CPU time that a process has had, in nanoseconds.
@@ -269,7 +277,12 @@ impl Supervisor {
         let progress = active.stage == Stage::Up && ledger.completed() != self.completed;
         let in_row = if progress { 0 } else { self.deaths_in_row.saturating_sub(1) };
         let most = most << in_row.min(MOST_DOUBLINGS);
-        if beats && !asleep && self.watch.look(ledger, active.pid(), most, interval) {
+        let hangs = if beats {
+            !asleep && self.watch.look(ledger, active.pid(), most, interval)
+        } else {
+            self.watch.look_for_a_stop(active.pid(), most)
+        };
+        if hangs {
             return active.kill(Cause::Hung);
         }
         if self.watch.suspicious && self.watch.looks == 1 {
