@@ -172,7 +172,7 @@ fn guest_tests(arguments: &[&str], tally: &mut Tally) -> Result<()> {
     cargo(VM_PROGRAMS, &[])?;
     let program = crate::program().context("finding this program")?;
     let program = program.to_str().context("this program's path is not UTF-8")?;
-    let runner = serde_json::to_string(&[program, "vm", "--"])?;
+    let runner = serde_json::to_string(&[program, "vm", "--again", "--"])?;
     let configuration = format!("target.'cfg(all())'.runner={runner}");
     let arguments = [arguments, &["--config", &configuration]].concat();
     cargo_tests(&arguments, tally)

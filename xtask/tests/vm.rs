@@ -166,6 +166,24 @@ fn qemu_does_not_outlive_us() {
     }
 }
 
+#[test]
+fn a_crash_of_qemus_is_told_and_the_command_run_anew_if_that_was_asked_for() {
+    let Some((mut vm, _turn)) = vm() else { return };
+    let vm = vm
+        .args(["--again", "--", "echo", "here"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let qemu = eventually(|| running_qemu(vm.id()));
+    let crash = Command::new("kill").args(["-s", "SEGV", &qemu.to_string()]).status().unwrap();
+    assert!(crash.success());
+    let output = vm.wait_with_output().unwrap();
+    assert_status(&output, 0);
+    assert_eq!(text(&output.stdout), "here\n");
+    assert!(text(&output.stderr).contains("QEMU crashed"), "{}", text(&output.stderr));
+}
+
 /// The QEMU that `parent` has started, once it runs.
 fn running_qemu(parent: u32) -> Option<u32> {
     let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;

@@ -89,6 +89,9 @@ pub(crate) struct Options {
     /// Show the guest's console and how long the boot took, on stderr.
     #[arg(long)]
     verbose: bool,
+    /// Run the command anew, in another guest, should QEMU crash meanwhile.
+    #[arg(long)]
+    again: bool,
     /// Only say whether everything that the virtual machine needs is here.
     #[arg(long)]
     check: bool,
@@ -117,6 +120,11 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         // sets where it patches its code, after it has removed it. The command has not begun.
         if report.panicked_early() && boots < BOOTS {
             eprintln!("vm: the guest's kernel panicked while it booted; starting it again");
+            boots += 1;
+            continue;
+        }
+        if let Some(status) = report.crash().filter(|_| options.again && boots < BOOTS) {
+            eprintln!("vm: QEMU crashed ({status}); the command is run anew");
             boots += 1;
             continue;
         }

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGABRT, SIGBUS, SIGHUP, SIGINT, SIGSEGV, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::machine::Machine;
@@ -47,6 +48,18 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// How QEMU crashed, if it has: nothing in the guest should be able to make it.
+    pub(crate) fn crash(&self) -> Option<ExitStatus> {
+        match self.outcome {
+            Outcome::Died(status)
+                if matches!(status.signal(), Some(SIGSEGV | SIGABRT | SIGBUS)) =>
+            {
+                Some(status)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the guest's kernel panicked before the command had begun.
     pub(crate) fn panicked_early(&self) -> bool {
         self.booted.is_none()
