@@ -49,8 +49,9 @@ impl Scene {
     /// Nothing has come of it all.
     pub(crate) fn unharmed(self) {
         self.goes_on();
-        self.host.same_driver(&self.driver);
+        // Once all who have left are gone, there is room for whoever asks how it is.
         self.host.has_files(self.files);
+        self.host.same_driver(&self.driver);
         self.bystander.end();
     }
 }
